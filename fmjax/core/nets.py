@@ -1,0 +1,88 @@
+"""What an objective sees: nets to call, players that move, and the contract it fulfils."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+
+from fmjax.core.types import Batch, Mean, Tree
+
+
+@dataclasses.dataclass
+class Net:
+    """A module bound to its weights for one trace; `net(x)` applies it in its mode.
+
+    In training it passes `train=True`, hands out dropout keys, remembers what the module wrote to
+    `mutable` (batch statistics) and collects what it sowed to "losses" (a router's). `fixed()` is its
+    silent, gradient-free evaluation copy: for teachers, targets, and inside transforms of your own.
+    """
+
+    module: nn.Module
+    params: Tree
+    mutable: dict = dataclasses.field(default_factory=dict)
+    rng: jax.Array | None = None
+    train: bool = False
+    losses: list = dataclasses.field(default_factory=list)
+    calls: int = 0
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        keep = [*self.mutable, "losses"] if self.train else []
+        rngs = {"dropout": jax.random.fold_in(self.rng, self.calls)} if self.train else None
+        variables = {"params": self.params, **self.mutable}
+        out, new = self.module.apply(variables, *args, train=self.train, mutable=keep, rngs=rngs, **kwargs)
+        self.losses += jax.tree.leaves(new.get("losses", {}))
+        self.mutable = {k: new.get(k, v) for k, v in self.mutable.items()}
+        self.calls += 1
+        return out
+
+    def fixed(self, params: Tree = None) -> "Net":
+        return Net(self.module, jax.lax.stop_gradient(self.params if params is None else params), self.mutable)
+
+
+class Player(NamedTuple):
+    """One optimizer move in a step: whose weights, and when (step >= start, every n-th)."""
+
+    name: str = "model"
+    nets: tuple[str, ...] = ("model",)
+    every: int = 1
+    start: int = 0
+
+
+class Objective:
+    """What is corrupted, lost, and updated after the step. Subclass as a frozen dataclass."""
+
+    players: tuple[Player, ...] = (Player(),)
+    couples_batch = False  # True: a row's loss depends on other rows, so accumulation is refused
+
+    def inputs(self, batch: Batch) -> dict[str, tuple]:
+        """The arguments each net that learns is initialised with."""
+        raise TypeError(f"{type(self).__name__} must define inputs(batch) -> {{net: arguments}}")
+
+    def check(self, batch: Mapping[str, Any]) -> None:
+        """Refuse a host batch this objective cannot use (missing key, label out of range): raise DataError."""
+
+    def carry(self, nets: Mapping[str, Net], batch: Batch, rng: jax.Array) -> Tree:
+        """What lives across steps besides weights: target nets, environments, replay, queues."""
+        return {}
+
+    def prepare(
+        self, nets: Mapping[str, Net], batch: Batch, carry: Tree, step: jax.Array, rng: jax.Array, train: bool
+    ) -> tuple[Batch, Tree]:
+        """Corrupt, augment, mix or collect: once a step, whole batch, no gradient."""
+        return batch, carry
+
+    def loss(
+        self, player: str, nets: Mapping[str, Net], batch: Batch, carry: Tree, rng: jax.Array
+    ) -> tuple[Mean, dict[str, Mean]]:
+        """The summed loss of `player` and what to report; gradients are of the sum, divided by the weight."""
+        raise TypeError(f"{type(self).__name__} must define loss(player, nets, batch, carry, rng)")
+
+    def finish(self, nets: Mapping[str, Net], batch: Batch, carry: Tree, step: jax.Array) -> Tree:
+        """After all players moved: the new carry."""
+        return carry
+
+    def predict(self, name: str, nets: Mapping[str, Net], batch: Batch) -> dict[str, jax.Array]:
+        """What an evaluator may ask for by name, on a batch that `prepare(train=False)` has seen."""
+        raise KeyError(f"{type(self).__name__} predicts nothing called {name!r}")

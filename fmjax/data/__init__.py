@@ -1,0 +1,1 @@
+"""Sources -> transforms -> batches, tokenizers, augmentation."""

@@ -1,0 +1,1 @@
+"""Blocks: attention, feed-forward, convolution, embedding, position."""

@@ -1,0 +1,1 @@
+"""Objectives: (nets, batch) -> loss and metrics."""
