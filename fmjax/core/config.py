@@ -40,9 +40,11 @@ def call(fn: Callable, **kwargs: Any) -> ConfigDict:
         for key in kwargs.keys() - known.keys():
             raise ConfigError(f"{_name(fn)} takes no {key!r}; {did_you_mean(key, known.keys() - HIDDEN)}")
     defaults = {k: p.default for k, p in known.items() if k not in HIDDEN and _plain(p.default)}
-    fields = {k: _note(v, hints.get(k)) for k, v in {**defaults, **kwargs}.items()}
     try:
+        fields = {k: _note(v, hints.get(k)) for k, v in {**defaults, **kwargs}.items()}
         return ConfigDict({"call": _name(fn), **fields})
+    except ConfigError:
+        raise
     except ValueError as error:
         raise ConfigError(f"{_name(fn)}: {error}") from None
 

@@ -49,16 +49,22 @@ def read(spec: str) -> ConfigDict:
 def _module(path: Path) -> Any:
     """Import a config file under a name that can be imported again: dotted below the working folder, else its stem."""
     path = path.resolve()
-    root = Path.cwd()
-    if path.is_relative_to(root) and all(p.isidentifier() for p in path.relative_to(root).with_suffix("").parts):
-        name = ".".join(path.relative_to(root).with_suffix("").parts)
-    else:
-        root, name = path.parent, path.stem
+    root, below = Path.cwd(), path.with_suffix("")
+    inside = below.is_relative_to(root) and all(p.isidentifier() for p in below.relative_to(root).parts)
+    if not inside:
+        root = path.parent
+    name = ".".join(below.relative_to(root).parts)
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
+    if _READ.get(name, path) != path:  # another file of this name was read before: it gives way
+        del sys.modules[name]
+        sys.path.remove(str(root))
+        sys.path.insert(0, str(root))
+        importlib.invalidate_caches()
     module = importlib.import_module(name)
     if Path(str(module.__file__)).resolve() != path:
         raise ConfigError(f"{path.name} is hidden by {module.__file__}: rename the file")
+    _READ[name] = path
     return module
 
 
