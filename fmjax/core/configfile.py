@@ -17,6 +17,7 @@ FORMAT = 1
 # Names that moved: an old run folder that says the left is read as the right.
 RENAMED_CALLABLES: dict[str, str] = {}  # "module:name" -> "module:name"
 RENAMED_FIELDS: dict[str, dict[str, str]] = {}  # "module:name" -> {old field: new field}
+_READ: dict[str, Path] = {}  # config files imported so far, by module name
 
 
 def read(spec: str) -> ConfigDict:
