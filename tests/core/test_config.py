@@ -25,9 +25,18 @@ def over(*overrides):
 
 def test_defaults_are_written_down_typed_without_linens_own():
     model = fresh().model
-    assert set(model.keys()) == set(
-        ["call", "vocab", "width", "depth", "dropout", "causal", "window", "scale", "stages", "norm"]
-    )
+    assert set(model.keys()) == {
+        "call",
+        "vocab",
+        "width",
+        "depth",
+        "dropout",
+        "causal",
+        "window",
+        "scale",
+        "stages",
+        "norm",
+    }
     assert type(model.dropout) is float
     assert model.window is None
     assert model.stages == (2, 2)

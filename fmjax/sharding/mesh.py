@@ -1,0 +1,49 @@
+"""The mesh: which devices work on what, by named axes."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import jax
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+from fmjax.core.config import did_you_mean
+from fmjax.core.errors import ConfigError
+
+AXES = ("data", "fsdp", "tensor", "sequence", "expert", "stage")
+ROWS = ("data", "fsdp")  # the axes over which the rows of a batch are split
+
+
+def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh over all devices; one axis may be -1 and takes what the others leave.
+
+    Raises:
+      ConfigError: an unknown axis, or sizes that do not multiply to the number of devices.
+    """
+    devices = list(devices or jax.devices())
+    for name in shape:
+        if name not in AXES:
+            raise ConfigError(f"--config.mesh: there is no axis {name!r}; {did_you_mean(name, AXES)}")
+    sizes = {name: int(shape.get(name, 1)) for name in AXES}
+    free = [name for name, size in sizes.items() if size == -1]
+    fixed = math.prod(size for size in sizes.values() if size != -1)
+    if len(free) > 1 or fixed < 1 or len(devices) % fixed or (not free and fixed != len(devices)):
+        given = " x ".join(f"{name}={size}" for name, size in sizes.items() if size != 1) or "data=1"
+        raise ConfigError(f"--config.mesh: {given} does not make {len(devices)} devices; one axis may be -1 to fill up")
+    if free:
+        sizes[free[0]] = len(devices) // fixed
+    return jax.make_mesh(tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES), devices=devices)
+
+
+def row_sharding(mesh: Mesh) -> NamedSharding:
+    """Rows of a batch, split over the data-parallel axes."""
+    return NamedSharding(mesh, PartitionSpec(ROWS))
+
+
+def row_shards(mesh: Mesh) -> int:
+    """Into how many parts the rows of a batch are split."""
+    return math.prod(mesh.shape[name] for name in ROWS)
+
+
+def replicated(mesh: Mesh) -> NamedSharding:
+    """The same on every device."""
+    return NamedSharding(mesh, PartitionSpec())

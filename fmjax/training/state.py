@@ -1,0 +1,102 @@
+"""The state of a run, one pytree, and how it is begun and bound."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import flax
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from fmjax.core.errors import ConfigError
+from fmjax.core.nets import Net, Objective
+from fmjax.core.types import Batch, Tree
+
+Merge = Mapping[str, Callable[[Tree, Tree], Tree]]  # {net: (frozen, own) -> weights}: where an adapter comes in
+
+
+@flax.struct.dataclass
+class State:
+    """Everything a run carries from step to step; addresses start with the field, then the net."""
+
+    step: jax.Array
+    rng: jax.Array
+    params: dict  # {net: tree} what moves
+    opt_state: dict  # {player: optimizer state over {net: tree}}
+    mutable: dict  # {net: collections}, batch statistics for one
+    frozen: dict  # {net: tree} a teacher's weights, or the base under an adapter
+    ema: dict  # {net: tree} running averages of params; empty when not asked for
+    carry: Tree  # what the objective keeps: target nets, environments, replay
+
+
+def bind(
+    modules: Mapping[str, nn.Module],
+    merge: Merge,
+    state: State,
+    rng: jax.Array | None = None,
+    train: bool = False,
+    averaged: bool = False,
+) -> dict[str, Net]:
+    """Every net, ready to call; `averaged` takes the running averages where there are some."""
+    nets = {}
+    params = {**state.params, **state.ema} if averaged else state.params
+    for i, name in enumerate(sorted(modules)):
+        own, base = params.get(name), jax.lax.stop_gradient(state.frozen.get(name))
+        tree = merge[name](base, own) if name in merge else base if own is None else own
+        live = train and own is not None  # a wholly frozen net stays in evaluation mode
+        key = jax.random.fold_in(rng, i) if live else None
+        nets[name] = Net(modules[name], tree, state.mutable.get(name, {}), key, live)
+    return nets
+
+
+def init_weights(
+    modules: Mapping[str, nn.Module], objective: Objective, batch: Batch, rng: jax.Array, frozen: Mapping[str, Any]
+) -> tuple[dict, dict]:
+    """Fresh (params, mutable) of every net that `frozen` does not give."""
+    params, mutable = {}, {}
+    batch, _ = objective.prepare({}, batch, {}, jnp.zeros((), jnp.int32), rng, False)
+    inputs = objective.inputs(batch)
+    for i, name in enumerate(sorted(modules.keys() - frozen.keys())):
+        if name not in inputs:
+            raise ConfigError(f"the objective knows no net {name!r}; it speaks of {', '.join(inputs)}")
+        made = modules[name].init(jax.random.fold_in(rng, i), *inputs[name], train=False)
+        params[name] = made.get("params", {})
+        if kept := {k: v for k, v in made.items() if k not in ("params", "losses")}:
+            mutable[name] = kept
+    return params, mutable
+
+
+def begin(
+    modules: Mapping[str, nn.Module],
+    objective: Objective,
+    optimizers: Mapping[str, Any],
+    batch: Batch,
+    rng: jax.Array,
+    frozen: Mapping[str, Any] = {},
+    merge: Merge = {},
+    load: Callable[[dict], dict] = lambda params: params,
+    averaged: bool = False,
+) -> State:
+    """Initialise the weights, load others over them, then make the optimizers' states, then the carry.
+
+    Args:
+      modules: {net: module}.
+      batch: one batch, for shapes and for the carry.
+      rng: the run's key; the key of a step is `fold_in(rng, step)`.
+      frozen: {net: weights} that never move: teachers, or bases under an adapter.
+      merge: see `Merge`; the nets named there have their own (small) weights from `load`.
+      load: params -> params.
+      averaged: keep running averages of the weights.
+    """
+    params, mutable = init_weights(modules, objective, batch, rng, frozen)
+    params = load(params)
+    for player in objective.players:
+        if missing := set(player.nets) - params.keys():
+            raise ConfigError(f"player {player.name!r} moves {', '.join(missing)}, which has no weights of its own")
+        if player.name not in optimizers:
+            raise ConfigError(f"player {player.name!r} has no optimizer: write config.optimizers.{player.name}")
+    opt = {p.name: optimizers[p.name].init({n: params[n] for n in p.nets}) for p in objective.players}
+    ema = jax.tree.map(jnp.copy, params) if averaged else {}
+    state = State(jnp.zeros((), jnp.int32), rng, params, opt, mutable, dict(frozen), ema, {})
+    key = jax.random.fold_in(rng, len(modules))
+    return state.replace(carry=objective.carry(bind(modules, merge, state), batch, key))
