@@ -60,8 +60,11 @@ class Objective:
         """The arguments each net that learns is initialised with."""
         raise TypeError(f"{type(self).__name__} must define inputs(batch) -> {{net: arguments}}")
 
-    def check(self, batch: Mapping[str, Any]) -> None:
-        """Refuse a host batch this objective cannot use (missing key, label out of range): raise DataError."""
+    def check(self, batch: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        """Refuse a host batch this objective cannot use (missing key, label out of range): raise DataError.
+
+        Called on every host batch, so it must be cheap; `outputs` are the shapes that `predict("predict")` gives.
+        """
 
     def carry(self, nets: Mapping[str, Net], batch: Batch, rng: jax.Array) -> Tree:
         """What lives across steps besides weights: target nets, environments, replay, queues."""

@@ -1,6 +1,7 @@
 """The state of a run, one pytree, and how it is begun and bound."""
 
 from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
 import flax
@@ -12,6 +13,7 @@ from fmjax.core.errors import ConfigError
 from fmjax.core.nets import Net, Objective
 from fmjax.core.types import Batch, Tree
 
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 Merge = Mapping[str, Callable[[Tree, Tree], Tree]]  # {net: (frozen, own) -> weights}: where an adapter comes in
 
 
@@ -54,7 +56,6 @@ def init_weights(
 ) -> tuple[dict, dict]:
     """Fresh (params, mutable) of every net that `frozen` does not give."""
     params, mutable = {}, {}
-    batch, _ = objective.prepare({}, batch, {}, jnp.zeros((), jnp.int32), rng, False)
     inputs = objective.inputs(batch)
     for i, name in enumerate(sorted(modules.keys() - frozen.keys())):
         if name not in inputs:
@@ -72,8 +73,8 @@ def begin(
     optimizers: Mapping[str, Any],
     batch: Batch,
     rng: jax.Array,
-    frozen: Mapping[str, Any] = {},
-    merge: Merge = {},
+    frozen: Mapping[str, Any] = NOTHING,
+    merge: Merge = NOTHING,
     load: Callable[[dict], dict] = lambda params: params,
     averaged: bool = False,
 ) -> State:

@@ -12,7 +12,7 @@ import optax
 from fmjax.core.errors import ConfigError
 from fmjax.core.nets import Objective, Player
 from fmjax.core.types import Batch, Mean, Tree
-from fmjax.training.state import Merge, State, bind
+from fmjax.training.state import NOTHING, Merge, State, bind
 
 Metrics = dict[str, Mean]
 
@@ -21,7 +21,7 @@ def make_step(
     modules: Mapping[str, nn.Module],
     objective: Objective,
     optimizers: Mapping[str, Any],
-    merge: Merge = {},
+    merge: Merge = NOTHING,
     accumulate: int = 1,
     allow_coupled: bool = False,
     clip: float | None = None,

@@ -1,0 +1,64 @@
+"""Feed-forward: every token alone goes wide, through an activation, and back."""
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from fmjax.core.config import did_you_mean
+from fmjax.core.errors import ConfigError
+from fmjax.nn.linear import Linear, default_kernel
+
+# The tanh form of GELU: exact erf costs 2.4 times as much on CPU.
+ACTIVATIONS = {
+    "relu": jax.nn.relu,
+    "relu2": lambda x: jnp.square(jax.nn.relu(x)),
+    "gelu": jax.nn.gelu,
+    "gelu_exact": lambda x: jax.nn.gelu(x, approximate=False),
+    "silu": jax.nn.silu,
+    "tanh": jnp.tanh,
+}
+GATED = {"swiglu": "silu", "geglu": "gelu", "reglu": "relu"}
+
+
+def activation(name: str) -> Any:
+    """The activation called `name`.
+
+    Raises:
+      ConfigError: there is none of that name.
+    """
+    if name not in ACTIVATIONS:
+        raise ConfigError(f"there is no activation {name!r}; {did_you_mean(name, ACTIVATIONS)}")
+    return ACTIVATIONS[name]
+
+
+class FeedForward(nn.Module):
+    """down(act(up(x))), or down(act(gate(x)) * up(x)) for the gated kinds (arXiv 2002.05202).
+
+    Attributes:
+      hidden: width in the middle.
+      kind: an activation, or swiglu, geglu, reglu.
+      down_init: initialiser of the last projection.
+    """
+
+    hidden: int
+    kind: str = "gelu"
+    use_bias: bool = False
+    dropout: float = 0.0
+    dtype: str | None = None
+    down_init: Any = default_kernel
+
+    @nn.compact
+    def __call__(self, x: Float[Array, "... D"], train: bool = False) -> Float[Array, "... D"]:
+        act = activation(GATED.get(self.kind, self.kind))
+        wide = Linear((self.hidden,), use_bias=self.use_bias, dtype=self.dtype, name="up")(x)
+        if self.kind in GATED:
+            gate = Linear((self.hidden,), use_bias=self.use_bias, dtype=self.dtype, name="gate")(x)
+            wide = act(gate) * wide
+        else:
+            wide = act(wide)
+        wide = nn.Dropout(self.dropout, deterministic=not train)(wide)
+        down = Linear(x.shape[-1:], use_bias=self.use_bias, dtype=self.dtype, kernel_init=self.down_init, name="down")
+        return down(wide)

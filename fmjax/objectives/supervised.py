@@ -1,0 +1,172 @@
+"""Supervised learning: a label or a number for every example."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from fmjax.core.errors import DataError
+from fmjax.core.nets import Net, Objective
+from fmjax.core.types import Batch, Mean, Tree
+
+Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (key, images) -> images
+
+
+@dataclasses.dataclass(frozen=True)
+class Supervised(Objective):
+    """What the three below share: the input key, scaling, augmentation on the device.
+
+    Attributes:
+      inputs_from: the key of the batch that the model reads.
+      target: the key it is compared with.
+      augment: applied in order to images in [0, 1], in training only.
+      mean: subtracted from images, a channel each (or one for all).
+      std: divided by.
+    """
+
+    inputs_from: str = "image"
+    target: str = "label"
+    augment: tuple[Augment, ...] = ()
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def inputs(self, batch: Batch) -> dict[str, tuple]:
+        return {"model": (self._scaled(batch)[self.inputs_from],)}
+
+    def _scaled(self, batch: Batch, key: jax.Array | None = None) -> Batch:
+        x = batch[self.inputs_from]
+        if jnp.issubdtype(x.dtype, jnp.integer):
+            x = x.astype(jnp.float32) / 255.0
+        for i, augment in enumerate(self.augment if key is not None else ()):
+            x = augment(jax.random.fold_in(key, i), x)
+        if self.inputs_from == "image" and (self.mean, self.std) != ((0.0,), (1.0,)):
+            x = (x - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
+        return {**batch, self.inputs_from: x}
+
+    def prepare(
+        self, nets: Mapping[str, Net], batch: Batch, carry: Tree, step: Any, rng: jax.Array, train: bool
+    ) -> tuple[Batch, Tree]:
+        return self._scaled(batch, rng if train else None), carry
+
+    def losses(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+        """The loss of every example, (B,)."""
+        raise TypeError(f"{type(self).__name__} must define losses(outputs, batch)")
+
+    def weights(self, batch: Batch) -> jax.Array:
+        """How much every example counts, (B,)."""
+        return batch["valid"] * batch.get("weights", 1.0)
+
+    def loss(
+        self, player: str, nets: Mapping[str, Net], batch: Batch, carry: Tree, rng: jax.Array
+    ) -> tuple[Mean, dict[str, Mean]]:
+        net = nets["model"]
+        outputs = net(batch[self.inputs_from]).astype(jnp.float32)
+        loss = Mean.of(self.losses(outputs, batch), self.weights(batch))
+        metrics = {"loss": loss, **self.report(outputs, batch)}
+        total = loss._replace(sum=loss.sum + loss.weight * sum(net.losses, jnp.zeros(())))
+        return total, metrics
+
+    def report(self, outputs: jax.Array, batch: Batch) -> dict[str, Mean]:
+        """What to log besides the loss."""
+        return {}
+
+    def predict(self, name: str, nets: Mapping[str, Net], batch: Batch) -> dict[str, jax.Array]:
+        if name != "predict":
+            return super().predict(name, nets, batch)
+        outputs = nets["model"](batch[self.inputs_from]).astype(jnp.float32)
+        words = {"logits": outputs, "weights": batch["valid"]}
+        return {**words, "targets": batch[self.target]} if self.target in batch else words
+
+    def _need(self, batch: Mapping[str, Any]) -> None:
+        for key in (self.inputs_from, self.target):
+            if key not in batch:
+                raise DataError(f"the objective reads {key!r}, and the batch holds {', '.join(sorted(batch))}")
+
+
+@dataclasses.dataclass(frozen=True)
+class Classify(Supervised):
+    """Softmax cross-entropy: one of C classes.
+
+    Attributes:
+      smoothing: label smoothing (arXiv 1512.00567).
+      class_weights: a weight for every class, () for none.
+    """
+
+    smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
+
+    def check(self, batch: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        self._need(batch)
+        labels, classes = batch[self.target], outputs["logits"].shape[-1]
+        if np.ndim(labels) != 1 or not np.issubdtype(np.asarray(labels).dtype, np.integer):
+            raise DataError(f"{self.target!r} must be one integer an example, and is {labels.dtype}{labels.shape}")
+        wrong = labels[((labels < 0) | (labels >= classes)) & (batch["valid"] > 0)]
+        if wrong.size:
+            raise DataError(
+                f"label {int(wrong[0])} is out of range: the model has {classes} classes, 0 to {classes - 1}"
+            )
+
+    def losses(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+        if not self.smoothing:
+            return optax.softmax_cross_entropy_with_integer_labels(outputs, batch[self.target])
+        hard = jax.nn.one_hot(batch[self.target], outputs.shape[-1])
+        return optax.softmax_cross_entropy(outputs, optax.smooth_labels(hard, self.smoothing))
+
+    def weights(self, batch: Batch) -> jax.Array:
+        if not self.class_weights:
+            return super().weights(batch)
+        return super().weights(batch) * jnp.asarray(self.class_weights, jnp.float32)[batch[self.target]]
+
+    def report(self, outputs: jax.Array, batch: Batch) -> dict[str, Mean]:
+        return {"accuracy": Mean.of(outputs.argmax(-1) == batch[self.target], batch["valid"])}
+
+
+@dataclasses.dataclass(frozen=True)
+class MultiLabel(Supervised):
+    """Sigmoid cross-entropy: any of C classes at once; `label` is (B, C) of 0 and 1, or (B,) for one logit."""
+
+    smoothing: float = 0.0
+    class_weights: tuple[float, ...] = ()
+
+    def check(self, batch: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        self._need(batch)
+        labels, shape = np.asarray(batch[self.target]), outputs["logits"].shape
+        if labels.size != np.prod(shape):
+            raise DataError(f"{self.target!r} is {labels.shape}, and the model gives {shape}: they must agree")
+        if ((labels != 0) & (labels != 1)).any():
+            raise DataError(
+                f"{self.target!r} must be 0 or 1, and holds {labels[(labels != 0) & (labels != 1)].flat[0]}"
+            )
+
+    def losses(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+        hard = batch[self.target].reshape(outputs.shape).astype(jnp.float32)
+        soft = hard * (1 - self.smoothing) + 0.5 * self.smoothing
+        losses = optax.sigmoid_binary_cross_entropy(outputs, soft)
+        if self.class_weights:
+            losses = losses * jnp.asarray(self.class_weights, jnp.float32)
+        return losses.reshape(len(losses), -1).mean(-1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Regress(Supervised):
+    """Mean squared error against `targets`."""
+
+    target: str = "targets"
+
+    def check(self, batch: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
+        self._need(batch)
+        if np.prod(np.shape(batch[self.target])) != np.prod(outputs["values"].shape):
+            raise DataError(f"{self.target!r} is {batch[self.target].shape}, the model gives {outputs['values'].shape}")
+
+    def losses(self, outputs: jax.Array, batch: Batch) -> jax.Array:
+        error = outputs.reshape(len(outputs), -1) - batch[self.target].reshape(len(outputs), -1)
+        return jnp.square(error).mean(-1)
+
+    def predict(self, name: str, nets: Mapping[str, Net], batch: Batch) -> dict[str, jax.Array]:
+        out = super().predict(name, nets, batch)
+        out["values"] = out.pop("logits")
+        return out
