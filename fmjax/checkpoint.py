@@ -110,7 +110,9 @@ def _when(manifest: dict) -> str:
 
 
 def _bytes(manifest: dict) -> str:
-    return f"{manifest['bytes'] / 1e6:,.1f} MB"
+    size = manifest["bytes"]
+    power = min(max(len(str(size)) - 1, 0) // 3, 4)
+    return f"{size / 1000**power:.{1 if power else 0}f} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
 def _table(rows: list[tuple[str, ...]]) -> None:

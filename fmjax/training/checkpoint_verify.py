@@ -21,9 +21,8 @@ def damage(path: Path) -> list[str]:
         leaves = folders.read_manifest(path)["leaves"]
     except CheckpointError as error:
         return [*found, str(error)]
-    return found + [
-        f"leaf {name} is not the one that was saved" for g in _groups(leaves) for name in differing(path, leaves, g)
-    ]
+    wrong = [name for group in _groups(leaves) for name in differing(path, leaves, group)]
+    return found + [f"leaf {name} is not the one that was saved" for name in wrong]
 
 
 def differing(path: Path, leaves: dict[str, Any], names: list[str]) -> list[str]:
@@ -33,8 +32,10 @@ def differing(path: Path, leaves: dict[str, Any], names: list[str]) -> list[str]
     try:
         return arrays_io.differing(leaves, arrays_io.load(path, leaves, dict.fromkeys(names)))
     except Exception:  # whatever Orbax says of damaged files: halve until it is clear which leaves are meant
+        if len(names) == 1:
+            return names
         half = len(names) // 2
-        return names if not half else sum((differing(path, leaves, part) for part in (names[:half], names[half:])), [])
+        return differing(path, leaves, names[:half]) + differing(path, leaves, names[half:])
 
 
 def _groups(leaves: dict[str, Any]) -> Iterator[list[str]]:
