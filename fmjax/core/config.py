@@ -35,13 +35,13 @@ def call(fn: Callable, **kwargs: Any) -> ConfigDict:
     """
     while isinstance(fn, functools.partial):  # a variant: name what it specialises
         kwargs, fn = {**fn.keywords, **kwargs}, fn.func
-    hints, known = _hints(fn), inspect.signature(fn).parameters
+    types_, known = hints(fn), inspect.signature(fn).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         for key in kwargs.keys() - known.keys():
             raise ConfigError(f"{_name(fn)} takes no {key!r}; {did_you_mean(key, known.keys() - HIDDEN)}")
     defaults = {k: p.default for k, p in known.items() if k not in HIDDEN and _plain(p.default)}
     try:
-        fields = {k: _note(v, hints.get(k)) for k, v in {**defaults, **kwargs}.items()}
+        fields = {k: _note(v, types_.get(k)) for k, v in {**defaults, **kwargs}.items()}
         return ConfigDict({"call": _name(fn), **fields})
     except ConfigError:
         raise
@@ -163,8 +163,8 @@ def _swap(config: ConfigDict, arg: str, swapped: dict[str, Any]) -> bool:
         with holder.ignore_type():
             holder[key] = int(value) if value.isdigit() else value
     elif value == "None":
-        hint = _hints(load_callable(holder["call"])).get(key) if "call" in holder else None
-        if "call" in holder and type(None) not in _members(hint):
+        hint = hints(load_callable(holder["call"])).get(key) if "call" in holder else None
+        if "call" in holder and type(None) not in members(hint):
             raise ConfigError(f"--config.{path} may not be None")
         with holder.ignore_type():
             holder[key] = _note(None, hint)
@@ -193,7 +193,7 @@ def _replace(old: Any, new: Callable) -> ConfigDict:
 
 
 def _note(v: Any, hint: Any = None) -> Any:
-    kinds = [t for t in _members(hint) if t is not type(None)]
+    kinds = [t for t in members(hint) if t is not type(None)]
     if v is None:  # typed by the annotation, so that it can be overridden
         kind = (typing.get_origin(kinds[0]) or kinds[0]) if len(kinds) == 1 else object
         return placeholder(kind if kind in (*SCALARS, tuple) else object)
@@ -207,7 +207,8 @@ def _note(v: Any, hint: Any = None) -> Any:
     return ConfigDict({"ref": _name(v)}) if callable(v) and not isinstance(v, known) else v
 
 
-def _hints(fn: Any) -> dict[str, Any]:
+def hints(fn: Any) -> dict[str, Any]:
+    """The annotations of a callable's arguments, resolved."""
     try:
         written_out = isinstance(fn, type) and not dataclasses.is_dataclass(fn)
         return typing.get_type_hints(fn.__init__ if written_out else fn)
@@ -219,7 +220,8 @@ def _plain(v: Any) -> bool:
     return v is None or isinstance(v, SCALARS) or (isinstance(v, tuple) and all(map(_plain, v)))
 
 
-def _members(hint: Any) -> tuple:
+def members(hint: Any) -> tuple:
+    """The types that a union allows."""
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 

@@ -66,6 +66,7 @@ class Average:
     metrics: Mapping[str, Sums | Rows]
     predict: str | Callable = "predict"
     limit: int | None = None
+    every: int = 0
     _steps: dict[Any, tuple[Callable, Tree]] = dataclasses.field(default_factory=dict, init=False, repr=False)
 
     @property
@@ -161,7 +162,11 @@ class Average:
 
 
 def average(
-    data: Any, metrics: Mapping[str, Any], predict: str | Callable = "predict", limit: int | None = None
+    data: Any,
+    metrics: Mapping[str, Any],
+    predict: str | Callable = "predict",
+    limit: int | None = None,
+    every: int = 0,
 ) -> Average:
     """An evaluator that averages metrics over one pass of the data, padding left out.
 
@@ -170,6 +175,7 @@ def average(
       metrics: {name: metric}, see `fmjax.evals.metrics`.
       predict: the name of one of the objective's predictions, or a callable `(nets, batch)`.
       limit: evaluate only the first so many rows.
+      every: steps between evaluations while training; 0 is only at the end.
 
     Raises:
       ConfigError: no metrics, something that is no metric, endless data, or a limit below 1.
@@ -180,7 +186,7 @@ def average(
         raise ConfigError("an evaluator needs data that ends: use one_pass instead of stream")
     if limit is not None and limit < 1:
         raise ConfigError(f"limit={limit} evaluates nothing: give at least 1, or None for all rows")
-    return Average(data, {name: resolve(name, metric) for name, metric in metrics.items()}, predict, limit)
+    return Average(data, {name: resolve(name, metric) for name, metric in metrics.items()}, predict, limit, every)
 
 
 def _add(high: Tree, low: Tree, new: Tree) -> tuple[Tree, Tree]:

@@ -1,0 +1,40 @@
+"""A small GPT learns Python from the standard library of this machine's interpreter, byte by byte.
+
+Run:      python -m fmjax.train --config=configs/quickstart.py
+Takes:    under three minutes on two CPU cores.
+"""
+
+from typing import Literal
+
+from ml_collections import ConfigDict
+
+from fmjax.core.config import call
+from fmjax.data import corpora, pipeline, text, tokenizers
+from fmjax.evals import evaluators, metrics
+from fmjax.models import transformer
+from fmjax.objectives import language
+from fmjax.optim import optimizers, schedules
+
+
+def get_config(size: Literal["full", "small", "smoke"] = "full") -> ConfigDict:
+    """`size` is "full"; "small" for the kill test; or "smoke" for the two steps that the tests take."""
+    full = size == "full"
+    config = ConfigDict({"seed": 0, "steps": {"full": 1200, "small": 60, "smoke": 2}[size]})
+    config.model = call(
+        transformer.Decoder, vocab=257, width=128 if full else 32, depth=4 if full else 2, heads=4, attention="auto"
+    )
+    config.objective = call(language.NextToken)
+    rate = call(schedules.warmup_cosine, peak=3e-3, steps=config.get_oneway_ref("steps"), warmup=min(100, config.steps))
+    config.optimizer = call(optimizers.adamw, rate=rate, decay=0.1)
+    config.clip = 1.0
+    length = 256 if full else 32
+    train = call(corpora.PythonStdlib, split="train")
+    held_out = call(corpora.PythonStdlib, split="validation")
+    byte = call(tokenizers.byte)
+    windows = call(text.Windows, corpus=train, tokenizer=byte, length=length, stride=1)
+    config.data = call(pipeline.stream, source=windows, batch_size=8)
+    whole = call(text.Windows, corpus=held_out, tokenizer=byte, length=length)
+    one_pass = call(pipeline.one_pass, source=whole, batch_size=32, limit=None if full else 64)
+    numbers = {"loss": metrics.loss, "bits_per_byte": metrics.BitsPerByte}
+    config.evals = {"validation": call(evaluators.average, data=one_pass, metrics=numbers)}
+    return config

@@ -1,0 +1,416 @@
+"""The loop: feed, step, report, evaluate, save; stop when told to. It knows no model."""
+
+import dataclasses
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import jax
+import numpy as np
+
+from fmjax.core.errors import CheckpointError, ConfigError, UserError
+from fmjax.core.trees import count
+from fmjax.core.types import Batch
+from fmjax.training.checkpoint import Checkpoints
+from fmjax.training.folder import RunFolder
+from fmjax.training.interrupts import Interrupts
+from fmjax.training.policies import EarlyStop, Log, Nan, Patience, SpikeWatch
+from fmjax.training.program import CompiledStep, Program, device_batches
+from fmjax.training.records import read_records
+from fmjax.training.state import State
+
+
+class Writer(Protocol):
+    """Where records go; see training/writers.py."""
+
+    def write(self, record: Mapping[str, Any]) -> None: ...
+    def truncate_after(self, step: int) -> Any: ...
+    def close(self) -> None: ...
+
+
+DEFAULT_LOG, DEFAULT_NAN = Log(), Nan()
+Hook = Callable[[int, State, dict[str, float]], None]  # (step, state, last metrics), after a step
+
+
+class NotFinite(UserError):
+    """A loss or gradient that is not finite ended the run."""
+
+
+@dataclasses.dataclass
+class Outcome:
+    """How a run ended: its state, the step, the last numbers, and the word in the folder."""
+
+    state: State
+    step: int
+    numbers: dict[str, float]
+    word: str
+
+
+class _Interrupted(Exception):
+    """A signal came: go and save."""
+
+    def __init__(self, state: State, step: int) -> None:
+        super().__init__(step)
+        self.state, self.step = state, step
+
+
+@dataclasses.dataclass
+class _Pending:
+    """A dispatched step whose metrics have not been fetched."""
+
+    step: int
+    packed: jax.Array
+    digest: str
+    time: float
+
+
+class Loop:
+    """One run of a program over its data.
+
+    Args:
+      program: the compiled parts.
+      data: training batches (endless).
+      steps: steps of the whole run.
+      evaluators: {name: evaluator}; one with `every` n runs each n steps, all run at the end.
+      folder, checkpoints: where the run lives; None keeps everything in memory.
+      facts: what the manifest of a checkpoint says besides (config hash, data fingerprint, ...).
+      costs: "flops_per_step" and "peak_flops" (of all devices), where they are known.
+      hooks: called after every step.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        data: Any,
+        steps: int,
+        evaluators: Mapping[str, Any],
+        writers: Sequence[Writer] = (),
+        folder: RunFolder | None = None,
+        checkpoints: Checkpoints | None = None,
+        log: Log = DEFAULT_LOG,
+        nan: Nan = DEFAULT_NAN,
+        early_stop: EarlyStop | None = None,
+        facts: Mapping[str, Any] | None = None,
+        costs: Mapping[str, float | None] | None = None,
+        hooks: Sequence[Hook] = (),
+        began: float | None = None,
+    ) -> None:
+        self.program, self.data, self.steps, self.evaluators = program, data, steps, evaluators
+        self.writers, self.folder, self.checkpoints = list(writers), folder, checkpoints
+        self.log, self.nan, self.hooks = log, nan, hooks
+        self.early_stop, self.facts, self.costs = early_stop, dict(facts or {}), dict(costs or {})
+        self.patience = Patience(early_stop) if early_stop else None
+        self.spikes = SpikeWatch(nan.spike)
+        self.began = time.perf_counter() if began is None else began
+        self.pending: list[_Pending] = []
+        self.numbers: dict[str, float] = {}
+        self.last: dict[str, float] = {}
+        self.offset = 0  # the batch of step s is batch s + offset: a rollback passes over some
+        self.skips_in_a_row = self.rollbacks = 0
+        self.saved = -1
+        self._evaluated: set[tuple[str, int]] = set()
+        self._asked = Interrupts()
+        self._busy, self._counted = 0.0, 0  # seconds and steps since the last drain
+
+    # ---- the run -----------------------------------------------------------------------------------
+    def run(self) -> Outcome:
+        """Train to the end, or until a signal; everything worth keeping is on disk when it returns."""
+        word = "failed"
+        try:
+            state, step = self._start()
+            compiled = self.program.compile()
+            with Interrupts() as self._asked:
+                self._mark("running")
+                try:
+                    state, step = self._train(state, step, compiled)
+                    state, step = self._finish(state, step)
+                    word = "finished"
+                except _Interrupted as stop:
+                    word, state, step = "interrupted", stop.state, stop.step
+                    self._save(step, state, wait=True)
+                    self._event("interrupted", step, signal=self._asked.name)
+        finally:
+            self._close()
+            self._mark(word)
+        return Outcome(state, step, self.numbers, word)
+
+    def _start(self) -> tuple[State, int]:
+        if self.checkpoints is None or self.checkpoints.latest() is None:
+            state = self.program.begin()
+            if self.nan.action == "rollback":
+                self._save(0, state)  # there must be something to go back to
+            return state, 0
+        state, manifest = self.restore()
+        was, now = manifest.get("data_fingerprint"), self.facts.get("data_fingerprint")
+        if was != now:
+            raise CheckpointError(
+                f"the training data changed since this run was saved ({was} is now {now}): put it back"
+            )
+        step = int(manifest["step"])
+        self.offset, self.saved = int(manifest.get("data_offset", 0)), step
+        for writer in self.writers:
+            writer.truncate_after(step)
+        self._recall(step)
+        self._event("resumed", step)
+        return state, step
+
+    def restore(self, step: int | None = None) -> tuple[State, dict[str, Any]]:
+        target = self.program.abstract.replace(frozen={})
+        state, manifest = self.checkpoints.restore(target, step)
+        for warning in manifest.get("warnings", []):
+            self._event("damaged", int(manifest["step"]), warning=warning)
+        digest = manifest.get("frozen")
+        frozen = self.checkpoints.restore_frozen(self.program.abstract.frozen, digest) if digest else {}
+        return state.replace(frozen=frozen), manifest
+
+    def _recall(self, step: int) -> None:
+        """What the evaluations up to `step` said: for patience, and to know which of them are still owed."""
+        for record in read_records(self.folder.metrics) if self.folder else ():
+            if record["kind"] != "eval" or record["step"] > step:
+                continue
+            numbers = {k: v for k, v in record.items() if k not in ("kind", "step", "time")}
+            self.numbers |= numbers
+            if self.patience and self.early_stop.metric in numbers:
+                self.patience.see(numbers)
+            if record["step"] == step:
+                self._evaluated |= {(name.partition("/")[0], step) for name in numbers}
+
+    def _train(self, state: State, step: int, compiled: CompiledStep) -> tuple[State, int]:
+        first, feed, mark = True, None, time.perf_counter()
+        if step and self._due(step):
+            self._visit(state, step)  # an interrupted run owes the evaluations of its last step
+        while step < self.steps and not self._over(step):
+            if feed is None:
+                feed = device_batches(self.program, self.data, self.program.seed, step + self.offset)
+            batch, digest = next(feed)
+            state, packed = compiled(state, batch)
+            step += 1
+            self.pending.append(_Pending(step, packed, digest, time.time()))
+            if first:
+                self._report_start(step - 1, packed, compiled)
+                mark, first = time.perf_counter(), False
+            elif len(self.pending) > 1:
+                jax.block_until_ready(self.pending[-2].packed)  # at most two steps in flight
+                self._counted += 1
+            boundary = self._boundary(step) or step == self.steps or self._asked.name
+            if boundary or step % self.log.every == 0:
+                self._busy += time.perf_counter() - mark
+                bad = self._drain(compiled, keep=0 if boundary else 1)
+                mark = time.perf_counter()
+                if bad is not None:
+                    feed.close()
+                    state, step, feed = *self._recover(bad, step), None
+                    continue
+            for hook in self.hooks:
+                hook(step, state, self.last)
+            if self._asked.name:
+                feed.close()
+                raise _Interrupted(state, step)
+            if self._boundary(step):
+                self._visit(state, step)
+                mark = time.perf_counter()
+        if feed is not None:
+            feed.close()
+        return state, step
+
+    def _over(self, step: int) -> bool:
+        if not (self.patience and self.patience.over):
+            return False
+        self._event("stopped early", step, metric=self.early_stop.metric, best=self.patience.best)
+        return True
+
+    def _boundary(self, step: int) -> bool:
+        return bool(self._due(step)) or (self.checkpoints is not None and step % self.checkpoints.policy.every == 0)
+
+    def _due(self, step: int) -> list[str]:
+        return [name for name, e in self.evaluators.items() if e.every and step % e.every == 0]
+
+    def _visit(self, state: State, step: int) -> None:
+        """Evaluate and save where it is time."""
+        improved, due = False, [name for name in self._due(step) if (name, step) not in self._evaluated]
+        if due:
+            improved = self._take(self.evaluate(state, step, due))
+        if self.checkpoints is None:
+            return
+        watched = bool(due) and self.checkpoints.policy.best in self.numbers
+        if step % self.checkpoints.policy.every == 0 or improved or watched:
+            self._save(step, state)
+        if improved and self.early_stop.restore:
+            self.checkpoints.mark_best(step, self.numbers[self.early_stop.metric])
+        elif watched and not self.early_stop:
+            self.checkpoints.mark_best(step, self.numbers[self.checkpoints.policy.best])
+
+    def _take(self, numbers: dict[str, float]) -> bool:
+        if self.patience is None or not any(k.startswith(self.early_stop.metric.split("/")[0] + "/") for k in numbers):
+            return False
+        if self.early_stop.metric not in numbers:
+            raise ConfigError(
+                f"--config.early_stop.metric: there is no {self.early_stop.metric!r} among {', '.join(numbers)}"
+            )
+        return self.patience.see(numbers)
+
+    def _finish(self, state: State, step: int) -> tuple[State, int]:
+        self._save(step, state, wait=True)
+        if self.early_stop and self.early_stop.restore:
+            state, step = self._best(state, step)
+        owed = [name for name in self.evaluators if (name, step) not in self._evaluated]
+        if owed:
+            self.evaluate(state, step, owed)
+        self._event("finished", step, seconds=round(time.perf_counter() - self.began, 3))
+        return state, step
+
+    def _best(self, state: State, step: int) -> tuple[State, int]:
+        """The state of the best evaluation, where it is not the last one."""
+        if self.checkpoints is None or self.checkpoints.best() in (None, step):
+            return state, step
+        state, manifest = self.restore(self.checkpoints.best())
+        step = int(manifest["step"])
+        self._event("restored best", step, metric=self.early_stop.metric, value=self.patience.best)
+        self._evaluated = {e for e in self._evaluated if e[1] != step}  # its numbers are to be the last ones
+        return state, step
+
+    # ---- metrics -----------------------------------------------------------------------------------
+    def _report_start(self, step: int, packed: jax.Array, compiled: CompiledStep) -> None:
+        jax.block_until_ready(packed)
+        self._write(
+            {
+                "kind": "start",
+                "step": step,
+                "time": time.time(),
+                "compile_seconds": round(compiled.seconds, 3),
+                "first_step_seconds": round(time.perf_counter() - self.began, 3),
+                "parameters": count(self.program.abstract.params),
+                "flops_per_step": self.costs.get("flops_per_step"),
+                "batch_size": self.data.batch_size,
+            }
+        )
+
+    def _drain(self, compiled: CompiledStep, keep: int) -> int | None:
+        """Fetch and write what is pending but the last `keep`; the first step that went wrong, if any."""
+        ready, self.pending = self.pending[: len(self.pending) - keep], self.pending[len(self.pending) - keep :]
+        if not ready:
+            return None
+        seconds, self._busy, counted, self._counted = self._busy, 0.0, self._counted, 0
+        speed = self._speed(seconds / counted) if counted else {}
+        bad = None
+        for item, packed in zip(ready, jax.device_get([p.packed for p in ready]), strict=True):
+            metrics = compiled.unpack(packed)
+            wrong = any(v for k, v in metrics.items() if k.rpartition("/")[2] == "nonfinite")
+            shown = {k: v for k, v in metrics.items() if k.rpartition("/")[2] != "nonfinite"}
+            record = {"kind": "train", "step": item.step, "time": item.time, **shown}
+            self._write({**record, **(speed if item is ready[-1] else {}), "batch": item.digest})
+            self.last = {**shown, **(speed or {})}
+            if wrong and self.nan.action == "skip":
+                self._skipped(item.step)
+            elif wrong or self.spikes.jumped(metrics.get("loss", 0.0)):
+                bad = item.step
+                break
+            else:
+                self.skips_in_a_row = 0
+        if self.folder:
+            self.folder.heartbeat()
+        return bad
+
+    def _speed(self, seconds: float) -> dict[str, float]:
+        out = {"step_seconds": seconds, "examples_per_second": self.data.batch_size / seconds}
+        shape = self.program.example.get("tokens", np.zeros(())).shape
+        if len(shape) == 2:
+            out["tokens_per_second"] = self.data.batch_size * (shape[1] - 1) / seconds
+        flops, peak = self.costs.get("flops_per_step"), self.costs.get("peak_flops")
+        if flops and peak:
+            out["mfu"] = flops / seconds / peak
+        return out
+
+    def evaluate(self, state: State, step: int, names: Sequence[str]) -> dict[str, float]:
+        """Run the evaluators of these names; write their numbers and artifacts."""
+        numbers: dict[str, float] = {}
+        for name in names:
+            evaluator = self.evaluators[name]
+            feed = self._interruptible(state, step)
+            report = evaluator.evaluate(self.program.predictor(evaluator.predict), state, feed)
+            numbers |= {f"{name}/{k}": v for k, v in report.numbers.items()}
+            texts = report.artifacts.pop("samples", None)
+            if self.folder and texts:
+                self.folder.write_text(f"samples/{step}.txt", "\n\n".join(texts) + "\n")
+            if self.folder and report.artifacts:
+                self.folder.write_json(self.folder.path / "artifacts" / str(step) / f"{name}.json", report.artifacts)
+        self.numbers |= numbers
+        self._evaluated |= {(name, step) for name in names}
+        self._write({"kind": "eval", "step": step, "time": time.time(), **numbers})
+        return numbers
+
+    def _interruptible(self, state: State, step: int) -> Callable[[Any], Iterator[Batch]]:
+        def feed(batches: Any) -> Iterator[Batch]:
+            for batch in self.program.feed(batches):
+                if self._asked.name:
+                    raise _Interrupted(state, step)
+                yield batch
+
+        return feed
+
+    # ---- trouble -----------------------------------------------------------------------------------
+    def _skipped(self, step: int) -> None:
+        self.skips_in_a_row += 1
+        self._event("skipped", step)
+        if self.skips_in_a_row >= self.nan.limit:
+            raise NotFinite(
+                f"{self.nan.limit} steps in a row up to step {step} were not finite and were skipped: "
+                "lower the rate, or clip; the weights are those before them"
+            )
+
+    def _recover(self, bad: int, step: int) -> tuple[State, int]:
+        """After a bad step: stop, or go back to the last checkpoint and pass over the batches since."""
+        self.pending.clear()
+        if self.checkpoints:
+            self.checkpoints.wait()
+        kept = self.checkpoints.latest() if self.checkpoints else None
+        seen = ", ".join(f"{k} {v:.4g}" for k, v in self.last.items() if k in ("loss", "grad_norm", "rate"))
+        if self.nan.action != "rollback":
+            hint = "set --config.nan.action=skip or rollback, lower the rate, or clip"
+            where = f"the last good checkpoint is step {kept}" if kept is not None else "no checkpoint was written yet"
+            raise NotFinite(f"the loss or gradient is not finite at step {bad} ({seen}); {where}; {hint}")
+        if kept is None:
+            raise NotFinite(f"the loss went wrong at step {bad} ({seen}) and there is no checkpoint to go back to")
+        self.rollbacks += 1
+        if self.rollbacks > self.nan.limit:
+            raise NotFinite(
+                f"{self.nan.limit} rollbacks did not help: the loss went wrong again at step {bad} ({seen})"
+            )
+        state, manifest = self.restore()
+        kept = int(manifest["step"])
+        self.offset += step - kept
+        for writer in self.writers:
+            writer.truncate_after(kept)
+        self._event("rollback", bad, to=kept, data_offset=self.offset)
+        self.spikes = SpikeWatch(self.nan.spike)
+        return state, kept
+
+    def _save(self, step: int, state: State, wait: bool = False) -> None:
+        if self.checkpoints is None or self.saved == step:
+            if self.checkpoints is not None and wait:
+                self.checkpoints.wait()
+            return
+        manifest = {**self.facts, "step": step, "data_offset": self.offset, "seed": self.program.seed}
+        if state.frozen:
+            manifest["frozen"] = self.checkpoints.save_frozen(state.frozen)
+        self.checkpoints.save(step, state.replace(frozen={}), manifest, wait=wait)
+        self.saved = step
+        self._event("saved", step)
+
+    # ---- words -------------------------------------------------------------------------------------
+    def _write(self, record: Mapping[str, Any]) -> None:
+        for writer in self.writers:
+            writer.write(record)
+
+    def _event(self, event: str, step: int, **more: Any) -> None:
+        self._write({"kind": "event", "step": step, "time": time.time(), "event": event, **more})
+
+    def _mark(self, word: str) -> None:
+        if self.folder:
+            self.folder.mark(word)
+
+    def _close(self) -> None:
+        for writer in self.writers:
+            writer.close()
+        if self.checkpoints:
+            self.checkpoints.close()

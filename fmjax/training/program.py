@@ -1,0 +1,252 @@
+"""A run as compiled functions: the step, the predictions, and where every array lies."""
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property, partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from fmjax.core.errors import ConfigError, UserError
+from fmjax.core.nets import Net, Objective
+from fmjax.core.types import Batch, Mean, Tree
+from fmjax.sharding.mesh import replicated, row_sharding, row_shards
+from fmjax.sharding.rules import shard_like, shard_params
+from fmjax.training.state import Merge, State, begin, bind
+from fmjax.training.step import make_step
+
+HOST_ONLY = ("text",)
+
+
+@dataclasses.dataclass(frozen=True)
+class Accumulation:
+    """Microbatches a step, and whether coupled rows may be split all the same."""
+
+    steps: int = 1
+    allow_coupled: bool = False
+
+
+@dataclasses.dataclass
+class Program:
+    """Modules, objective and optimizers on a mesh, compiled when first needed.
+
+    Attributes:
+      modules: {net: module}.
+      optimizers: {player: Optimizer}.
+      seed: of the run; weights, dropout and everything random on the device follow from it.
+      sharding: recipe of sharding/rules.py.
+      frozen, merge, load: see training/state.py.
+      example: one global host batch, for shapes.
+    """
+
+    modules: Mapping[str, nn.Module]
+    objective: Objective
+    optimizers: Mapping[str, Any]
+    mesh: Mesh
+    example: Mapping[str, np.ndarray]
+    seed: int = 0
+    sharding: str | tuple = "replicate"
+    accumulation: Accumulation = Accumulation()
+    clip: float | None = None
+    ema: float | None = None
+    skip_nonfinite: bool = False
+    frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    merge: Merge = dataclasses.field(default_factory=dict)
+    load: Callable[[dict], dict] | None = None
+
+    def __post_init__(self) -> None:
+        rows = len(next(iter(self.example.values())))
+        parts = row_shards(self.mesh)
+        if rows % parts:
+            raise ConfigError(f"a batch of {rows} rows does not divide over {parts} devices (mesh data x fsdp)")
+        if rows % self.accumulation.steps or (rows // self.accumulation.steps) % parts:
+            raise ConfigError(
+                f"a batch of {rows} rows does not divide into {self.accumulation.steps} microbatches on {parts} devices"
+            )
+
+    # ---- shapes and places -------------------------------------------------------------------------
+    @cached_property
+    def _device_example(self) -> dict[str, jax.ShapeDtypeStruct]:
+        rows = row_sharding(self.mesh)
+        return {
+            k: jax.ShapeDtypeStruct(v.shape, _canonical(v.dtype), sharding=rows)
+            for k, v in _on_device(self.example).items()
+        }
+
+    def _begin(self, batch: Batch, rng: jax.Array, frozen: Tree) -> State:
+        return begin(
+            self.modules, self.objective, self.optimizers, batch, rng, frozen, self.merge,
+            self.load or (lambda params: params), self.ema is not None,
+        )  # fmt: skip
+
+    @cached_property
+    def abstract(self) -> State:
+        """Shape, dtype and sharding of every leaf of the state, without computing any."""
+        shapes = jax.eval_shape(self._begin, self._device_example, jax.random.key(self.seed), dict(self.frozen))
+        nets = {**shapes.frozen, **shapes.params}
+        places = shard_params(nets, self.mesh, self.sharding)
+        shardings = shard_like(shapes, nets, places, self.mesh)
+        return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
+
+    @property
+    def shardings(self) -> State:
+        """Where every leaf of the state lies."""
+        return jax.tree.map(lambda x: x.sharding, self.abstract)
+
+    def begin(self) -> State:
+        """The state before step 0, made where it lies."""
+        start = jax.jit(self._begin, out_shardings=self.shardings)
+        rows = self.local_rows(len(next(iter(self.example.values()))))
+        mine = {k: v[rows] for k, v in self.example.items()}
+        return start(self.put(mine), jax.random.key(self.seed), dict(self.frozen))
+
+    def put(self, batch: Mapping[str, np.ndarray]) -> Batch:
+        """A host batch (this process's rows) as device arrays, rows split over the mesh."""
+        rows = row_sharding(self.mesh)
+        batch = _on_device(batch)
+        if jax.process_count() == 1:
+            return jax.device_put(batch, rows)
+        return {k: jax.make_array_from_process_local_data(rows, v) for k, v in batch.items()}
+
+    def local_rows(self, batch_size: int) -> slice:
+        """The rows of a global batch that this process reads."""
+        n = jax.process_count()
+        if batch_size % n:
+            raise ConfigError(f"a batch of {batch_size} rows does not divide over {n} processes")
+        per = batch_size // n
+        return slice(jax.process_index() * per, (jax.process_index() + 1) * per)
+
+    def check(self, batch: Mapping[str, np.ndarray]) -> None:
+        """Refuse a host batch that the objective cannot use."""
+        self.objective.check(batch, self._outputs)
+
+    @cached_property
+    def _outputs(self) -> dict[str, jax.ShapeDtypeStruct]:
+        try:
+            return jax.eval_shape(self.predictor("predict"), self.abstract, self._device_example)
+        except KeyError:
+            return {}  # an objective that predicts nothing checks what it can without shapes
+
+    def feed(self, batches: Any) -> Iterator[Batch]:
+        """The batches of one pass on the devices, each checked; what an evaluator reads."""
+        rows = self.local_rows(batches.batch_size)
+        if batches.batch_size % row_shards(self.mesh):
+            raise ConfigError(
+                f"an evaluation batch of {batches.batch_size} rows does not divide over {row_shards(self.mesh)} devices"
+            )
+        for batch in batches.iterate(stop=len(batches), rows=rows):
+            self.check(batch)
+            yield self.put(batch)
+
+    # ---- functions ---------------------------------------------------------------------------------
+    @cached_property
+    def step(self) -> Callable[[State, Batch], tuple[State, dict[str, Mean]]]:
+        """The pure training step."""
+        return make_step(
+            self.modules, self.objective, self.optimizers, self.merge, self.accumulation.steps,
+            self.accumulation.allow_coupled, self.clip, self.ema, self.skip_nonfinite,
+        )  # fmt: skip
+
+    def compile(self) -> "CompiledStep":
+        """Compile the step ahead of time, donating the state."""
+        began = time.perf_counter()
+        names = list(jax.eval_shape(self.step, self.abstract, self._device_example)[1])
+
+        def packed(state: State, batch: Batch) -> tuple[State, jax.Array]:
+            state, metrics = self.step(state, batch)
+            flat = [x.astype(jnp.float32) for name in names for x in metrics[name]]
+            return state, jnp.stack(flat)  # one small array is cheaper to fetch than twenty
+
+        out = (self.shardings, replicated(self.mesh))
+        lowered = jax.jit(packed, donate_argnums=0, out_shardings=out).lower(self.abstract, self._device_example)
+        return CompiledStep(lowered.compile(), names, time.perf_counter() - began)
+
+    def predictor(self, name: str | Callable, averaged: bool = True) -> Callable[[State, Batch], dict[str, jax.Array]]:
+        """A pure function (state, batch) -> outputs: one of the objective's predictions, or `name(nets, batch)`.
+
+        It sees the running averages of the weights where there are some. The same arguments give the same function
+        object, so that what is jitted around it is compiled once.
+        """
+        key = (name, averaged)
+        made = self.__dict__.setdefault("_predictors", {})
+        if key not in made:
+            made[key] = partial(_predict, self.modules, self.merge, self.objective, name, averaged)
+        return made[key]
+
+    def nets(self, state: State, averaged: bool = True) -> dict[str, Net]:
+        """The nets in evaluation mode, to call from a notebook."""
+        return bind(self.modules, self.merge, state, averaged=averaged)
+
+
+@dataclasses.dataclass(frozen=True)
+class CompiledStep:
+    """The executable step; metrics come as one array, `unpack` names them."""
+
+    executable: Any
+    names: list[str]
+    seconds: float
+
+    def __call__(self, state: State, batch: Batch) -> tuple[State, jax.Array]:
+        return self.executable(state, batch)
+
+    def unpack(self, packed: np.ndarray) -> dict[str, float]:
+        """{name: mean}; a metric that weighed nothing in this step is left out."""
+        pairs = zip(self.names, packed.reshape(-1, 2).tolist(), strict=True)
+        return {name: total / weight for name, (total, weight) in pairs if weight}
+
+
+def _predict(modules: Any, merge: Any, objective: Objective, name: Any, averaged: bool, state: State, batch: Batch):
+    nets = bind(modules, merge, state, averaged=averaged)
+    batch, _ = objective.prepare(nets, batch, state.carry, state.step, state.rng, False)
+    return name(nets, batch) if callable(name) else objective.predict(name, nets, batch)
+
+
+def _on_device(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    return {k: v for k, v in batch.items() if k not in HOST_ONLY}
+
+
+def _canonical(dtype: Any) -> Any:
+    return jax.dtypes.canonicalize_dtype(dtype)
+
+
+def batch_digest(batch: Mapping[str, np.ndarray]) -> str:
+    """16 hex digits that say which batch this was."""
+    seen = hashlib.blake2b(digest_size=8)
+    for key in sorted(batch):
+        if key not in HOST_ONLY:
+            seen.update(key.encode())
+            seen.update(
+                np.ascontiguousarray(batch[key]).view(np.uint8).data if batch[key].ndim else batch[key].tobytes()
+            )
+    return seen.hexdigest()
+
+
+def device_batches(
+    program: Program, data: Any, seed: int, start: int, check: bool = True
+) -> Iterator[tuple[Batch, str]]:
+    """(batch on the devices, digest of its host rows) for k = start, start + 1, ...; one batch ahead of its use."""
+    rows = program.local_rows(data.batch_size)
+    ahead: list[tuple[Batch, str]] = []
+    for k, batch in enumerate(data.iterate(seed=seed, start=start, rows=rows), start):
+        if check:
+            try:
+                program.check(batch)
+            except UserError as error:
+                raise type(error)(f"training batch {k}: {error}") from None
+        ahead.append((program.put(batch), batch_digest(batch)))
+        if len(ahead) > 1:
+            yield ahead.pop(0)
+    yield from ahead
+
+
+def describe(shardings: Tree) -> dict[str, str]:
+    """{address: spec} of every leaf that is split."""
+    from fmjax.core.trees import flatten
+
+    return {k: str(s.spec) for k, s in flatten(shardings).items() if isinstance(s, NamedSharding) and any(s.spec)}
