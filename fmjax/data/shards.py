@@ -9,6 +9,7 @@ import collections
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -156,22 +157,43 @@ def _map(path: Path, dtype: str) -> np.ndarray:
     return np.asarray(np.memmap(path, dtype, mode="r"))  # a plain view: slices of it are cheaper
 
 
-class _Hashed:
-    """A file that is hashed while it is written."""
+class _Cut:
+    """Numbers written to files of at most `size` of them, hashed on the way.
 
-    def __init__(self, path: Path):
-        self.path, self.hash, self.bytes = path, hashlib.sha256(), 0
-        self.file: BinaryIO = path.open("wb")
+    Attributes:
+      files: name, bytes and sha256 of each file that is complete.
+    """
+
+    def __init__(self, folder: Path, name: str, size: int):
+        self.folder, self.name, self.size = folder, name, size
+        self.files: list[dict[str, Any]] = []
+        self._file: BinaryIO | None = None
+        self._room = 0
+
+    def __enter__(self) -> "_Cut":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._close()
 
     def write(self, array: np.ndarray) -> None:
-        raw = array.tobytes()
-        self.file.write(raw)
-        self.hash.update(raw)
-        self.bytes += len(raw)
+        while len(array):
+            if self._file is None:
+                self._file, self._hash = (self.folder / self.name.format(len(self.files))).open("wb"), hashlib.sha256()
+                self._room = self.size
+            piece, array = array[: self._room], array[self._room :]
+            self._file.write(piece.tobytes())
+            self._hash.update(piece.tobytes())
+            self._room -= len(piece)
+            if not self._room:
+                self._close()
 
-    def close(self) -> dict[str, Any]:
-        self.file.close()
-        return {"file": self.path.name, "bytes": self.bytes, "sha256": self.hash.hexdigest()}
+    def _close(self) -> None:
+        if self._file is not None:
+            file, self._file = self._file, None
+            size = file.tell()
+            file.close()
+            self.files.append({"file": Path(file.name).name, "bytes": size, "sha256": self._hash.hexdigest()})
 
 
 def _write_split(
@@ -183,29 +205,21 @@ def _write_split(
     shard_tokens: int,
     tell: Callable[[str, dict[str, Any]], None],
 ) -> dict[str, Any]:
-    entry: dict[str, Any] = {"documents": 0, "tokens": 0, "bytes": 0, "shards": []}
-    starts = _Hashed(folder / f"{split}_documents.bin")
-    shard, room = None, 0
-    for group in _encode(texts, tokenizer, workers):
-        for ids in (with_end(ids, tokenizer) for ids in group):
-            starts.write(np.array([entry["tokens"]], "<u8"))
-            entry["documents"] += 1
-            entry["tokens"] += len(ids)
-            entry["bytes"] += int(tokenizer.widths[ids].sum(dtype=np.int64))
-            while len(ids):
-                if shard is None:
-                    shard = _Hashed(folder / f"{split}_{len(entry['shards']):05d}.bin")
-                    room = shard_tokens
-                shard.write(ids[:room])
-                ids, room = ids[room:], room - len(ids[:room])
-                if not room:
-                    entry["shards"].append(shard.close())
-                    shard = None
-        tell(split, entry)
-    if shard is not None:
-        entry["shards"].append(shard.close())
-    starts.write(np.array([entry["tokens"]], "<u8"))
-    entry["documents_file"] = starts.close()
+    entry: dict[str, Any] = {"documents": 0, "tokens": 0, "bytes": 0}
+    with (
+        _Cut(folder, f"{split}_{{:05d}}.bin", shard_tokens) as stream,
+        _Cut(folder, f"{split}_documents.bin", sys.maxsize) as starts,
+    ):
+        for group in _encode(texts, tokenizer, workers):
+            for ids in (with_end(ids, tokenizer) for ids in group):
+                starts.write(np.array([entry["tokens"]], "<u8"))
+                stream.write(ids)
+                entry["documents"] += 1
+                entry["tokens"] += len(ids)
+                entry["bytes"] += int(tokenizer.widths[ids].sum(dtype=np.int64))
+            tell(split, entry)
+        starts.write(np.array([entry["tokens"]], "<u8"))
+    entry["shards"], [entry["documents_file"]] = stream.files, starts.files
     if not entry["tokens"]:
         raise DataError(f"the {split} split has no text")
     return entry

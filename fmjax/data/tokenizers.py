@@ -124,7 +124,7 @@ class Characters(Tokenizer):
         self._points = np.array([ord(c) for c in letters], np.uint32)
 
     def encode(self, text: str | bytes) -> np.ndarray:
-        points = np.frombuffer(_text(text).encode("utf-32-le"), np.uint32)
+        points = np.frombuffer(_text(text).encode("utf-32-le", "surrogatepass"), np.uint32)
         ids = np.searchsorted(self._points, points).clip(max=self.vocab - 1)
         strange = np.flatnonzero(self._points[ids] != points)
         if strange.size:

@@ -106,7 +106,7 @@ class TokenWindows:
         width = self.length + 1
         first = np.searchsorted(self._bounds, starts, "right") - 1
         whole = starts + width <= self._bounds[first + 1]  # in one part
-        if len(self.parts) == 1 and whole.all():
+        if len(self.parts) == 1 and starts.size and whole.all():
             return np.lib.stride_tricks.sliding_window_view(self.parts[0], width)[starts].astype(np.int32)
         out = np.zeros((len(starts), width), np.int32)
         for p in np.unique(first[whole]):
