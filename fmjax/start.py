@@ -2,12 +2,6 @@
 
 import os
 import warnings
-from pathlib import Path
-
-
-def cache_dir() -> Path:
-    """Where fmjax keeps what it can make again: FMJAX_CACHE, or ~/.cache/fmjax."""
-    return Path(os.environ.get("FMJAX_CACHE") or Path.home() / ".cache" / "fmjax")
 
 
 def start(distributed: bool = False) -> None:
@@ -15,12 +9,14 @@ def start(distributed: bool = False) -> None:
     import jax
     from absl import flags
 
+    from fmjax.data import cache
+
     if distributed:
         if os.environ.get("JAX_PLATFORMS") == "cpu":
             jax.config.update("jax_cpu_collectives_implementation", "gloo")
         jax.distributed.initialize()
     if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-        jax.config.update("jax_compilation_cache_dir", str(cache_dir() / "compiled"))
+        jax.config.update("jax_compilation_cache_dir", str(cache.folder() / "compiled"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
     flags.FLAGS.mark_as_parsed()  # grain's worker processes read absl's flags
     warnings.filterwarnings("ignore", message=".*donated buffers were not usable.*")

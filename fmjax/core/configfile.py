@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from fmjax.core.config import did_you_mean, restore, walk
+from fmjax.core.config import did_you_mean, load_callable, restore, walk
 from fmjax.core.errors import ConfigError
 
 FORMAT = 1
@@ -114,6 +114,17 @@ def differences(a: ConfigDict, b: ConfigDict) -> dict[str, tuple[Any, Any]]:
         for path in sorted(left.keys() | right.keys())
         if plain(left.get(path, "(absent)")) != plain(right.get(path, "(absent)"))
     }
+
+
+def defaults(config: ConfigDict) -> dict[str, Any]:
+    """{path: the callable's own default} of every field of every call."""
+    found: dict[str, Any] = {}
+    for path, holder, key, _ in walk(config):
+        if isinstance(holder, ConfigDict) and "call" in holder and key != "call":
+            parameter = inspect.signature(load_callable(holder["call"])).parameters.get(key)
+            if parameter is not None and parameter.default is not parameter.empty:
+                found[path] = parameter.default
+    return found
 
 
 def plain(value: Any) -> Any:

@@ -1,0 +1,35 @@
+"""Evaluate: `python -m fmjax.evaluate --workdir=RUN [--step=N] [--only=NAME ...] [--config.a.b=value]`."""
+
+import argparse
+import json
+
+from fmjax.core.errors import exits
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the flags, run the evaluators of a run's config on its weights, print the numbers."""
+    parser = argparse.ArgumentParser(prog="python -m fmjax.evaluate", description=__doc__, allow_abbrev=False)
+    parser.add_argument("--workdir", required=True, help="the run folder")
+    parser.add_argument("--step", type=int, help="the checkpoint (default: the latest, or the best of an early stop)")
+    parser.add_argument("--only", action="append", metavar="NAME", help="an evaluator; may be given again")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    args, overrides = parser.parse_known_args(argv)
+
+    from fmjax.start import start
+
+    start()
+    from fmjax.run import Run
+
+    run = Run.load(args.workdir, args.step, overrides)
+    numbers = run.evaluate(args.only)
+    if args.json:
+        print(json.dumps({"step": run.step, **numbers}))
+        return 0
+    print(f"{args.workdir} at step {run.step}")
+    for name, value in numbers.items():
+        print(f"  {name} {value:.6g}")
+    return 0
+
+
+if __name__ == "__main__":
+    exits(main)()
