@@ -51,7 +51,7 @@ def show_all(folder: Path, step: int | None = None) -> int:
     values = {}
     if (scores := folder / folders.SCORES).is_file():
         try:
-            values = checkpoint_scores.read(scores)
+            _, values = checkpoint_scores.read(scores)
         except ValueError as error:
             print(f"{scores} is {error}", file=sys.stderr)
     rows = [("step", "saved", "leaves", "bytes", "value")]

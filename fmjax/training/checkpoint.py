@@ -83,7 +83,8 @@ class Checkpoints:
                 self._unlock()
                 reason = error.strerror or error
                 raise CheckpointError(f"cannot write checkpoints into {self.folder}: {reason}") from None
-        self._scores = Scores(self.folder / folders.SCORES, policy.best, policy.mode)
+        metric = (policy.best, policy.mode) if writable else ()  # a reader need not know the policy
+        self._scores = Scores(self.folder / folders.SCORES, *metric)
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -226,7 +227,8 @@ class Checkpoints:
         try:
             self._saver.start(path, tree, facts, then)
         except (OSError, ValueError, CheckpointError) as error:  # Orbax gives a full disk as a ValueError
-            raise self._failure(path.name, error) from error
+            what = f"step {path.name}" if path.parent == self.folder else "frozen weights"
+            raise self._failure(what, error) from error
 
     def _tidy(self, newest: int) -> None:
         """Delete what the policy does not keep; what is known to be damaged neither counts nor goes."""

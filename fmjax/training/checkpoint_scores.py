@@ -16,17 +16,20 @@ class Scores:
 
     Attributes:
       path: the file.
-      name: what the values are; those of another metric found in the file are put aside.
-      mode: "max" or "min".
+      name: what the values are; those of another metric in the file are set aside.
+      mode: "max" or "min"; None reads whatever metric the file holds.
     """
 
-    def __init__(self, path: Path, name: str | None, mode: str):
-        self.path, self.name, self.mode = path, name, mode
+    def __init__(self, path: Path, name: str | None = None, mode: str | None = None):
+        self.path, self.name, self.mode = path, name, mode or "max"
         self.values: dict[int, float] = {}
         if not path.is_file():
             return
         try:
-            self.values = read(path, name, mode)
+            there, values = read(path)
+            if mode is not None and there != (name, mode):
+                raise ValueError(f"it holds the {there[1]} of {there[0]}, not the {mode} of {name}")
+            (self.name, self.mode), self.values = there, values
         except ValueError as error:
             log.warning("%s is set aside (%s): the best so far is counted anew", path, error)
 
@@ -55,20 +58,19 @@ class Scores:
         folders.write(self.path, json.dumps(data, indent=1) + "\n")
 
 
-def read(path: Path, name: str | None = None, mode: str | None = None) -> dict[int, float]:
-    """The values in a file; `mode` given, only those of this metric.
+def read(path: Path) -> tuple[tuple[str | None, str], dict[int, float]]:
+    """((name, mode), {step: value}) of a file.
 
     Raises:
-      ValueError: damaged, or of another metric.
+      ValueError: it is damaged.
     """
     try:
         data = json.loads(path.read_bytes())
         noted = data.pop("sha256")
         values = {int(step): float(value) for step, value in data["values"].items()}
+        metric = (data["name"], data["mode"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise ValueError("damaged") from None
     if noted != folders.digest_of(json.dumps(data).encode()):
         raise ValueError("damaged")
-    if mode is not None and (data["name"], data["mode"]) != (name, mode):
-        raise ValueError(f"it holds {data['mode']} of {data['name']}, not {mode} of {name}")
-    return values
+    return metric, values
