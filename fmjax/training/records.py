@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,23 +96,28 @@ def read_records(path: str | Path) -> list[dict[str, Any]]:
 
 def scan_records(path: str | Path) -> tuple[list[dict[str, Any]], list[int]]:
     """The readable records, and the numbers (from 1) of the lines that are damaged, without raising."""
-    records, damaged = [], []
     path = Path(path)
     if not path.is_file():
-        return records, damaged
+        return [], []
     with open(path, "rb") as file:
-        for number, line in enumerate(file, 1):
-            if not line.endswith(b"\n"):
-                break  # torn by a kill
-            record = _parse(line)
-            if record is None:
-                damaged.append(number)
-                continue
-            if (b'nan"' in line or b'inf"' in line) and record.get("kind") != "event":
-                for key, value in record.items():
-                    if isinstance(value, str) and value in _NOT_FINITE and key not in NO_METRIC:
-                        record[key] = _NOT_FINITE[value]
-            records.append(record)
+        return parse_lines(file)
+
+
+def parse_lines(lines: Iterable[bytes]) -> tuple[list[dict[str, Any]], list[int]]:
+    """`scan_records` of lines that end in a newline; one that does not was torn by a kill, and is the last."""
+    records, damaged = [], []
+    for number, line in enumerate(lines, 1):
+        if not line.endswith(b"\n"):
+            break
+        record = _parse(line)
+        if record is None:
+            damaged.append(number)
+            continue
+        if (b'nan"' in line or b'inf"' in line) and record.get("kind") != "event":
+            for key, value in record.items():
+                if isinstance(value, str) and value in _NOT_FINITE and key not in NO_METRIC:
+                    record[key] = _NOT_FINITE[value]
+        records.append(record)
     return records, damaged
 
 
