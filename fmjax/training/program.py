@@ -72,7 +72,7 @@ class Program:
 
     # ---- shapes and places -------------------------------------------------------------------------
     @cached_property
-    def _device_example(self) -> dict[str, jax.ShapeDtypeStruct]:
+    def device_example(self) -> dict[str, jax.ShapeDtypeStruct]:
         rows = row_sharding(self.mesh)
         return {
             k: jax.ShapeDtypeStruct(v.shape, _canonical(v.dtype), sharding=rows)
@@ -88,7 +88,7 @@ class Program:
     @cached_property
     def abstract(self) -> State:
         """Shape, dtype and sharding of every leaf of the state, without computing any."""
-        shapes = jax.eval_shape(self._begin, self._device_example, jax.random.key(self.seed), dict(self.frozen))
+        shapes = jax.eval_shape(self._begin, self.device_example, jax.random.key(self.seed), dict(self.frozen))
         nets = {**shapes.frozen, **shapes.params}
         places = shard_params(nets, self.mesh, self.sharding)
         shardings = shard_like(shapes, nets, places, self.mesh)
@@ -129,7 +129,7 @@ class Program:
     @cached_property
     def _outputs(self) -> dict[str, jax.ShapeDtypeStruct]:
         try:
-            return jax.eval_shape(self.predictor("predict"), self.abstract, self._device_example)
+            return jax.eval_shape(self.predictor("predict"), self.abstract, self.device_example)
         except KeyError:
             return {}  # an objective that predicts nothing checks what it can without shapes
 
@@ -156,7 +156,7 @@ class Program:
     def compile(self) -> "CompiledStep":
         """Compile the step ahead of time, donating the state."""
         began = time.perf_counter()
-        names = list(jax.eval_shape(self.step, self.abstract, self._device_example)[1])
+        names = list(jax.eval_shape(self.step, self.abstract, self.device_example)[1])
 
         def packed(state: State, batch: Batch) -> tuple[State, jax.Array]:
             state, metrics = self.step(state, batch)
@@ -164,7 +164,7 @@ class Program:
             return state, jnp.stack(flat)  # one small array is cheaper to fetch than twenty
 
         out = (self.shardings, replicated(self.mesh))
-        lowered = jax.jit(packed, donate_argnums=0, out_shardings=out).lower(self.abstract, self._device_example)
+        lowered = jax.jit(packed, donate_argnums=0, out_shardings=out).lower(self.abstract, self.device_example)
         return CompiledStep(lowered.compile(), names, time.perf_counter() - began)
 
     def predictor(self, name: str | Callable, averaged: bool = True) -> Callable[[State, Batch], dict[str, jax.Array]]:
