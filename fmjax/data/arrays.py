@@ -123,8 +123,10 @@ def _of_npz(path: Path, words: dict[str, str]) -> dict[str, np.ndarray]:
         raise DataError(f"there is no file {path}; {did_you_mean(path.name, near)}")
     if path.suffix != ".npz":
         raise DataError(f"{path} is no .npz file: name the word it holds, as in image='{path.name}'")
+    if not zipfile.is_zipfile(path):
+        raise DataError(f"{path} cannot be read: it is damaged, or no .npz file")
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             for name in words.values():
                 if name not in file.files:
                     raise DataError(f"{path} holds no {name!r}; {did_you_mean(name, file.files)}")

@@ -77,7 +77,7 @@ def cached(fingerprint: str, make: Callable[[], dict[str, np.ndarray]], keep: bo
 
 def _read(path: Path) -> Decoded | None:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
             arrays = Decoded({key: file[key] for key in file.files})
         if str(arrays.pop("digest")) == digest(arrays):
             return arrays

@@ -96,7 +96,9 @@ def _counts(weights: tuple[float, ...]) -> np.ndarray:
     period = math.lcm(*(share.denominator for share in shares))
     if sum(shares) == 1 and all(shares) and period <= PERIOD:
         return np.array([int(share * period) for share in shares], np.int64)
-    counts = [max(1, round(w / total * PERIOD)) for w in weights]
+    if min(weights) / total < 1 / PERIOD:
+        raise ConfigError(f"a weight of {min(weights):g} in {total:g} is below the smallest share, 1 in {PERIOD}")
+    counts = [round(w / total * PERIOD) for w in weights]
     counts[int(np.argmax(counts))] += PERIOD - sum(counts)
     return np.array(counts, np.int64)
 
@@ -108,15 +110,17 @@ def _turns(counts: np.ndarray) -> np.ndarray:
     "earliest deadline first" meets all of these (Steiner and Yeomans, 1993), and with them every prefix has each
     member within one example of its share.
     """
-    period = int(counts.sum())
-    given = np.zeros(len(counts), np.int64)
-    turns = np.empty(period, np.int32)
+    shares = counts.tolist()
+    period = sum(shares)
+    given = [0] * len(shares)
+    turns = []
     for slot in range(period):
-        due = given * period <= slot * counts + counts - 1  # released: its share of slot + 1 exceeds what it got
-        deadline = np.where(due, -(-(given + 1) * period // counts), np.iinfo(np.int64).max)
-        turns[slot] = m = int(np.argmin(deadline))
+        # Released once its share of the first slot + 1 turns exceeds what it got; due when its next turn is complete.
+        released = [m for m, count in enumerate(shares) if given[m] * period < (slot + 1) * count]
+        m = min(released, key=lambda m: -(-(given[m] + 1) * period // shares[m]))
         given[m] += 1
-    return turns
+        turns.append(m)
+    return np.array(turns, np.int32)
 
 
 def _check_alike(sources: tuple[Source, ...]) -> None:

@@ -134,14 +134,11 @@ class Batches:
         start, wanted = k * self.batch_size, range(self.batch_size)[rows]
         stop = start + self.batch_size if self.endless else min(start + self.batch_size, self.examples)
         if self.shuffle:
-            indices = order.window(start, stop, self.examples, seed)[rows]
+            indices = order.window(start, stop, self.examples, seed)
         else:
-            indices = np.arange(start, stop)[rows] % self.examples
-        if len(indices) < len(wanted):  # the last batch: a slice of fewer rows is another slice
-            kept = [r for r in wanted if start + r < stop]
-            indices = np.array([start + r for r in kept], np.int64)
-        else:
-            kept = wanted
+            indices = np.arange(start, stop) % self.examples
+        kept = wanted if len(indices) == self.batch_size else [r for r in wanted if r < len(indices)]
+        indices = indices[rows] if kept is wanted else indices[np.array(kept, np.int64)]
         if not len(indices):
             return {key: np.zeros((len(wanted), *shape[1:]), dtype) for key, (shape, dtype) in self.spec().items()}
         if self.transforms or self._take is None:
@@ -176,6 +173,9 @@ class Batches:
             raise
         except CORRUPT:  # find out which
             return _stack([self._read(int(i)) for i in indices], indices, self.source)
+        except Exception as error:
+            error.add_note(f"in {self.source}")
+            raise
 
     def _stack(self, indices: np.ndarray, positions: list[int], seed: int) -> Arrays:
         if self._take is not None:

@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
+
 from fmjax.core.errors import DataError
 
 FOREVER = 1 << 40  # Grain wants a length
@@ -54,7 +56,8 @@ def in_processes(batches: Any, seed: int, start: int, stop: int | None, rows: sl
         for element in iterator:
             if "error" in element:
                 raise element["error"]
-            yield element["batch"]
+            # Out of the memory shared with the worker, which goes away under arrays that live on.
+            yield {key: np.array(array) for key, array in element["batch"].items()}
     finally:
         close = getattr(iterator, "close", None)
         if close is not None:

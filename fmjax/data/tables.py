@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fmjax.core.config import did_you_mean
-from fmjax.core.errors import ConfigError, DataError, extra
+from fmjax.core.errors import DataError, extra
 from fmjax.data.source import InMemory
 
 Columns = dict[str, list[Any]]
@@ -82,8 +82,6 @@ class Table(InMemory):
             arrays["targets"] = np.stack([_floats(name, columns[name], missing, path) for name in targets], axis=1)
         if text:
             arrays["text"] = np.array([_text(v) for v in columns[text]], np.str_)
-        if not arrays:
-            raise ConfigError(f"Table({path}) was asked for no column")
         super().__init__(f"Table({path}, {rows} rows)", arrays, classes)
 
 

@@ -176,14 +176,14 @@ def _decoded_bytes(directory: Path, features: dict[str, Any]) -> float:
     return float(np.prod(sizes)) * examples if min(sizes) > 0 else float("inf")
 
 
-def _class_names(directory: Path, features: dict[str, Any]) -> list[str] | None:
+def _class_names(directory: Path, features: dict[str, Any]) -> tuple[str, ...] | None:
     label = features.get("label", {})
     count = label.get("classLabel", {}).get("numClasses")
     if count is None:
         return None
     file = directory / f"{label['feature']}.labels.txt"
     names = file.read_text().splitlines() if file.is_file() else []
-    return names if len(names) == int(count) else [str(i) for i in range(int(count))]
+    return tuple(names) if len(names) == int(count) else tuple(str(i) for i in range(int(count)))
 
 
 def _decode(directory: Path, split: str, words: tuple, title: str) -> dict[str, np.ndarray]:

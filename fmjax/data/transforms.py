@@ -67,9 +67,11 @@ class RandomCrop:
         _check_size(self.size)
 
     def __call__(self, example: Example, rng: np.random.Generator) -> Example:
-        image = np.pad(_image(example), ((self.padding,) * 2, (self.padding,) * 2, (0, 0)))
+        plain, p = _image(example), self.padding
+        image = np.zeros((plain.shape[0] + 2 * p, plain.shape[1] + 2 * p, plain.shape[2]), plain.dtype)
+        image[p : p + plain.shape[0], p : p + plain.shape[1]] = plain
         room = [have - want for have, want in zip(image.shape, self.size)]
-        top, left = (int(rng.integers(max(r, 0) + 1)) if r >= 0 else r for r in room)
+        top, left = (int(rng.integers(r + 1)) if r >= 0 else r for r in room)
         return {**example, "image": _crop(image, top, left, self.size)}
 
 
