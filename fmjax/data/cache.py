@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import os
-import tempfile
+import threading
 import weakref
 import zipfile
 from collections.abc import Callable, Iterable
@@ -91,16 +91,16 @@ def _read(path: Path) -> Decoded | None:
 
 
 def _write(path: Path, arrays: Decoded) -> None:
-    temporary = None
+    temporary = path.with_name(f"{path.stem}.{os.getpid()}.{threading.get_ident()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            temporary = file.name
-            np.savez(file, digest=np.array(digest(arrays)), **arrays)
-        os.replace(temporary, path)  # readers see the whole file or none
+        try:
+            with temporary.open("wb") as file:
+                np.savez(file, digest=np.array(digest(arrays)), **arrays)
+            os.replace(temporary, path)  # readers see the whole file or none
+        finally:
+            temporary.unlink(missing_ok=True)
     except OSError as error:
-        if temporary is not None:
-            Path(temporary).unlink(missing_ok=True)
         log.warning("decoded data is not kept (%s): point FMJAX_CACHE to a folder that can be written", error)
 
 
