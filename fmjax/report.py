@@ -18,7 +18,7 @@ from fmjax.core.errors import CheckpointError, exits
 from fmjax.report_chart import BOTTOM, COLOURS, HEIGHT, LEFT, RIGHT, TOP, WIDTH, Curve, chart
 from fmjax.report_figures import artifact, table
 from fmjax.report_style import CSS, script
-from fmjax.runfolder import RunFolder, best, is_about, labels, lower_is_better
+from fmjax.runfolder import SavedRun, best, is_about, labels, lower_is_better
 from fmjax.runs import comparison, config_name
 from fmjax.training.progress import amount, compact, duration
 
@@ -37,7 +37,7 @@ def write(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
       DataError: a folder that is not there, or holds no run.
       CheckpointError: the file cannot be written.
     """
-    opened = [RunFolder.open(path) for path in runs]
+    opened = [SavedRun.open(path) for path in runs]
     if out is None:
         out = opened[0].path / "report.html" if len(opened) == 1 else "report.html"
     out = Path(out)
@@ -51,7 +51,7 @@ def write(runs: Sequence[str | Path], out: str | Path | None = None) -> Path:
     return out
 
 
-def page(runs: Sequence[RunFolder]) -> str:
+def page(runs: Sequence[SavedRun]) -> str:
     """The whole page."""
     names = labels(list(runs))
     pairs = list(zip(names, runs, strict=True))
@@ -70,7 +70,7 @@ def page(runs: Sequence[RunFolder]) -> str:
     )
 
 
-Named = Sequence[tuple[str, RunFolder]]
+Named = Sequence[tuple[str, SavedRun]]
 
 
 def _header(runs: Named) -> str:
@@ -114,7 +114,7 @@ def _header(runs: Named) -> str:
     return f'<div class="{"cards" if len(cards) > 1 else ""}">{"".join(cards)}</div>'
 
 
-def _events(run: RunFolder) -> str:
+def _events(run: SavedRun) -> str:
     """What happened, saves only counted."""
     events = run.kind("event")
     saves = sum(r.get("event") == "saved" for r in events)
@@ -192,22 +192,24 @@ def _finals(runs: Named) -> str:
     header = ["metric", *(f"{name}{what}" for name, _ in _prefix(runs) for what in ("best", "at step", "last"))]
     rows = []
     for metric in metrics:
-        row = [f"{metric} {'↓' if lower_is_better(metric) else '↑'}"]
+        having = [run for (_, run), found in zip(runs, series, strict=True) if metric in found]
+        lower = lower_is_better(metric, having[0])
+        row = [f"{metric} {'↓' if lower else '↑'}"]
         for found in series:
             steps, values = found.get(metric, ([], []))
-            top = best(metric, steps, values)
+            top = best(steps, values, lower)
             row += [amount(top[1]), str(top[0])] if top else ["-", "-"]
             error = found.get(f"{metric}_se", ([], [math.nan]))[1][-1]
             shown = amount(values[-1]) if values else "-"
             row.append(shown + (f" ± {amount(error)}" if math.isfinite(error) else ""))
         rows.append(row)
-    note = "↓ lower is better, ↑ higher is better, judged by the name; ± is one standard error."
+    note = "↓ lower is better, ↑ higher is better, by the config or else by the name; ± is one standard error."
     numbers = [False, *[True] * 3 * len(runs)]
     inner = table(header, rows, numbers)
     return f'<h2>Evaluation numbers</h2><div class="card wide">{inner}</div><p class="note">{note}</p>'
 
 
-def _prefix(runs: Named) -> list[tuple[str, RunFolder]]:
+def _prefix(runs: Named) -> list[tuple[str, SavedRun]]:
     return [(f"{name}: " if len(runs) > 1 else "", run) for name, run in runs]
 
 

@@ -7,7 +7,7 @@ from html import escape
 from typing import Any
 
 from fmjax.report_chart import Curve, chart
-from fmjax.training.progress import compact
+from fmjax.training.progress import amount, compact
 
 DRAWN, COUNTED = 120, 25  # classes: a confusion matrix is drawn up to the one, with its counts up to the other
 ROWS = 1000  # of a table at most
@@ -78,7 +78,7 @@ def confusion(matrix: Sequence[Sequence[float]]) -> str:
     left = top = 46
     edge = left + n * size
     out = []
-    every = max(1, round(16 / size))
+    every = max(1, math.ceil(22 / size))
     for i, row in enumerate(matrix):
         whole = sum(row) or 1
         y = top + i * size
@@ -146,7 +146,8 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
 def records(rows: Sequence[Mapping[str, Any]]) -> str:
     """A list of rows as a table."""
     columns = list(rows[0])
-    body = [[cell(row[c]) for c in columns] for row in rows[:ROWS]]
+    exact = {c: all(not isinstance(v, float) or v.is_integer() for v in (row[c] for row in rows)) for c in columns}
+    body = [[cell(row[c]) if exact[c] else _measured(row[c]) for c in columns] for row in rows[:ROWS]]
     right = [all(isinstance(row[c], (int, float)) or row[c] is None for row in rows) for c in columns]
     note = f'<p class="note">the first {ROWS} of {len(rows)} rows</p>' if len(rows) > ROWS else ""
     return f'<div class="scroll">{table(columns, body, right)}</div>{note}'
@@ -176,6 +177,11 @@ def cell(value: Any) -> str:
     if isinstance(value, float):
         return f"{value:.0f}" if value.is_integer() and abs(value) < 1e12 else f"{value:.5g}"
     return str(value)
+
+
+def _measured(value: Any) -> str:
+    """A cell of a column of measurements, all with the same digits."""
+    return amount(value) if isinstance(value, float) else cell(value)
 
 
 def _count(value: float) -> str:

@@ -42,7 +42,7 @@ details { margin: 8px 0; } summary { cursor: pointer; overflow-wrap: anywhere; }
 details > :not(summary) { margin-top: 8px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: 4px 14px 4px 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top;
-  overflow-wrap: anywhere; }
+  overflow-wrap: break-word; }
 th { font-weight: 600; color: var(--soft); font-size: 12px; }
 td.n, th.n { text-align: right; white-space: nowrap; overflow-wrap: normal; } tr:last-child > td { border-bottom: 0; }
 .differs td { background: var(--mark); }

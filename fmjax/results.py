@@ -105,9 +105,9 @@ def write_row(
 
 
 def config_hash(config: Any) -> str:
-    """16 hex digits of a config's values: the same for a config and for what was saved of it."""
+    """16 hex digits of a config's values, as a checkpoint's manifest has them; equal for what was saved of it."""
     plain = json.loads(config.to_json()) if hasattr(config, "to_json") else config
-    text = json.dumps(plain, sort_keys=True, separators=(",", ":"), default=str)
+    text = json.dumps(plain, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import math
+import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,13 +22,13 @@ PREFERRED = ("accuracy", "bits_per_byte", "loss")
 
 
 @dataclasses.dataclass(frozen=True)
-class RunFolder:
+class SavedRun:
     """A run, by its folder. A file that is missing or damaged reads as empty, and `problems` says so."""
 
     path: Path
 
     @classmethod
-    def open(cls, path: str | Path) -> "RunFolder":
+    def open(cls, path: str | Path) -> "SavedRun":
         """The run in this folder.
 
         Raises:
@@ -85,9 +86,12 @@ class RunFolder:
 
     @property
     def command(self) -> str:
-        """The command line that started the run, where the environment has it."""
-        command = self.environment.get("command") or self.environment.get("argv") or ""
-        return " ".join(map(str, command)) if isinstance(command, (list, tuple)) else str(command)
+        """The command line that started the run, as typed, where the environment has it."""
+        words = self.environment.get("command")
+        words = [str(w) for w in words] if isinstance(words, list) else str(words or "").split()
+        if words and words[0] in ("train.py", "crossval.py"):
+            words = ["python", "-m", f"fmjax.{words[0].removesuffix('.py')}", *words[1:]]
+        return shlex.join(words)
 
     @functools.cached_property
     def state(self) -> str:
@@ -195,10 +199,10 @@ def is_run(path: Path) -> bool:
     return (path / "metrics.jsonl").is_file() or ((path / "config.json").is_file() and (path / "state").is_file())
 
 
-def find(folder: Path, depth: int = 4) -> Iterator[RunFolder]:
+def find(folder: Path, depth: int = 4) -> Iterator[SavedRun]:
     """The runs in a folder and below it, by name; a run is not searched for others."""
     if is_run(folder):
-        yield RunFolder(folder)
+        yield SavedRun(folder)
     elif depth > 0:
         try:
             inner = sorted(
@@ -210,7 +214,7 @@ def find(folder: Path, depth: int = 4) -> Iterator[RunFolder]:
             yield from find(path, depth - 1)
 
 
-def labels(runs: list[RunFolder]) -> list[str]:
+def labels(runs: list[SavedRun]) -> list[str]:
     """A name for each run: as much of the end of its path as tells it from the others."""
     paths = [run.path.resolve().parts for run in runs]
     for length in range(1, max(map(len, paths), default=0) + 1):
@@ -225,26 +229,29 @@ def is_about(name: str, names: Any) -> bool:
     return any(name.endswith(end) and name.removesuffix(end) in names for end in ("_se", "_low", "_high"))
 
 
-def lower_is_better(name: str) -> bool:
-    """Whether a metric of this name is an error rather than a score: nothing but its name says so."""
+def lower_is_better(name: str, run: SavedRun | None = None) -> bool:
+    """Whether less of a metric is better: as the run's config has it, else by the metric's name."""
+    for section in _goals(run):
+        if name in section.values() and section.get("mode") in ("min", "max"):
+            return section["mode"] == "min"
     last = name.rsplit("/", 1)[-1]
     return any(word in last for word in LOWER)
 
 
-def best(name: str, steps: list[int], values: list[float]) -> tuple[int, float] | None:
+def best(steps: list[int], values: list[float], lower: bool) -> tuple[int, float] | None:
     """(step, value) of the best of a metric; None when no value is finite."""
     pairs = [(value, step) for step, value in zip(steps, values, strict=True) if math.isfinite(value)]
     if not pairs:
         return None
-    value, step = min(pairs) if lower_is_better(name) else max(pairs, key=lambda pair: (pair[0], -pair[1]))
+    value, step = min(pairs) if lower else max(pairs, key=lambda pair: (pair[0], -pair[1]))
     return step, value
 
 
-def watched(run: RunFolder, names: Any) -> str | None:
+def watched(run: SavedRun, names: Any) -> str | None:
     """The eval number that stands for a run: the one it stops or keeps by, else an accuracy, else a loss."""
     names = [n for n in names if not is_about(n, names)]
-    for section in ("early_stop", "checkpoint"):
-        for value in (run.config.get(section) or {}).values() if isinstance(run.config.get(section), dict) else ():
+    for section in _goals(run):
+        for value in section.values():
             if isinstance(value, str) and value in names:
                 return value
     for word in PREFERRED:
@@ -252,6 +259,12 @@ def watched(run: RunFolder, names: Any) -> str | None:
         if found:
             return min(found, key=lambda n: (not n.startswith("val"), n.startswith("train")))
     return next(iter(names), None)
+
+
+def _goals(run: SavedRun | None) -> list[dict[str, Any]]:
+    """The parts of a config that say which metric counts, and which way."""
+    sections = [run.config.get(key) for key in ("early_stop", "checkpoint")] if run else []
+    return [section for section in sections if isinstance(section, dict)]
 
 
 def _tuples(value: Any) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 from fmjax.core.configfile import differences
 from fmjax.core.errors import CheckpointError, DataError, exits
 from fmjax.results import config_hash
-from fmjax.runfolder import RunFolder, best, find, is_about, labels, watched
+from fmjax.runfolder import SavedRun, best, find, is_about, labels, lower_is_better, watched
 from fmjax.training.progress import amount, duration
 
 WIDEST = 48  # characters of a cell
@@ -35,7 +35,7 @@ def listing(folder: Path) -> list[list[str]]:
     return rows
 
 
-def config_name(run: RunFolder) -> str:
+def config_name(run: SavedRun) -> str:
     """The config file of the command that started a run, else the hash of its config."""
     named = re.search(r"--config[= ](\S+)", run.command)
     if named:
@@ -43,7 +43,7 @@ def config_name(run: RunFolder) -> str:
     return config_hash(run.config)[:8] if run.config else "(missing)"
 
 
-def comparison(runs: Sequence[RunFolder]) -> tuple[list[list[str]], list[list[str]]]:
+def comparison(runs: Sequence[SavedRun]) -> tuple[list[list[str]], list[list[str]]]:
     """(config differences, final numbers), a column a run; the headers first."""
     names = labels(list(runs))
     changed: dict[str, list[Any]] = {}
@@ -63,7 +63,7 @@ def resume(path: Path, rest: list[str]) -> int | None:
     Raises:
       CheckpointError: another process is at it.
     """
-    run = RunFolder.open(path)
+    run = SavedRun.open(path)
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path} has no config.json: it cannot be resumed")
     if run.status() == "running":
@@ -96,7 +96,7 @@ def main(argv: list[str] | None = None) -> int | None:
         return 0
     if len(args.runs) < 2:
         parser.error("compare needs at least two runs")
-    runs = [RunFolder.open(path) for path in args.runs]
+    runs = [SavedRun.open(path) for path in args.runs]
     configs, finals = comparison(runs)
     print(align(configs) if len(configs) > 1 else "the configs are equal")
     print("\n" + align(finals))
@@ -114,7 +114,7 @@ def align(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("  ".join(c.ljust(w) for c, w in zip(row, widths, strict=True)).rstrip() for row in rows)
 
 
-def _finals(run: RunFolder) -> dict[str, str]:
+def _finals(run: SavedRun) -> dict[str, str]:
     train, evals = run.glance()
     steps = "?" if run.steps is None else run.steps
     step = max([r.get("step", 0) for r in (train, *evals)], default=0)
@@ -125,16 +125,17 @@ def _finals(run: RunFolder) -> dict[str, str]:
     for name, (at, values) in series.items():
         if is_about(name, series):
             continue
-        top = best(name, at, values)
+        top = best(at, values, lower_is_better(name, run))
         final[name] = amount(values[-1]) + (f" (best {amount(top[1])} at {top[0]})" if top and top[0] != at[-1] else "")
     return final
 
 
-def _best(run: RunFolder, evals: list[dict[str, Any]]) -> str:
+def _best(run: SavedRun, evals: list[dict[str, Any]]) -> str:
     numbers = [{k: v for k, v in r.items() if type(v) in (int, float)} for r in evals]
     name = watched(run, list(dict.fromkeys(k for r in numbers for k in r if k not in ("step", "time"))))
     found = [(r.get("step", 0), r[name]) for r in numbers if name in r]
-    top = best(name, [s for s, _ in found], [v for _, v in found]) if name else None
+    lower = bool(name) and lower_is_better(name, run)
+    top = best([s for s, _ in found], [v for _, v in found], lower) if name else None
     return f"{name} {amount(top[1])} at {top[0]}" if top else "-"
 
 

@@ -108,7 +108,7 @@ def test_several_runs_are_overlaid_and_their_configs_compared(runs, tmp_path):
 
 
 def test_nothing_is_loaded_from_anywhere(runs):
-    html = report.page([report.RunFolder.open(runs[0])])
+    html = report.page([report.SavedRun.open(runs[0])])
     page = Page(html)
     assert not [a for a in page.attributes if a[1] in ("src", "href", "srcset", "action", "xlink:href")]
     assert not {"link", "iframe", "object", "embed", "base"} & set(page.tags)
@@ -124,13 +124,13 @@ def test_names_samples_and_configs_are_text_and_never_markup(tmp_path):
         (run / name).write_text(json.dumps({EVIL: EVIL, "command": ["python", EVIL]}))
     (run / "state").write_text(EVIL)
     lines = JsonLines(run / "metrics.jsonl")
-    lines.write({"kind": "eval", "step": 60, "time": 1.0, EVIL: 1.0, f"{EVIL}/loss": math.inf})
+    lines.write({"kind": "eval", "step": 60, "time": 1.0, EVIL: math.inf, f"{EVIL}/loss": 0.5})
     lines.write({"kind": "event", "step": 60, "time": 1.0, "event": EVIL, EVIL: EVIL})
     lines.write({"kind": "start", "step": 60, "time": 1.0, "first_step_seconds": EVIL, "parameters": 3})
     lines.close()
     found = {EVIL: [[1, 2], [3, 4]], EVIL + "2": [{EVIL: EVIL, "b": 1}], "odd": {EVIL: [EVIL]}, "word": EVIL}
     (run / "artifacts" / "60" / f"{EVIL.replace('/', '')}.json").write_text(json.dumps(found))
-    page = Page(report.page([report.RunFolder.open(run)]))
+    page = Page(report.page([report.SavedRun.open(run)]))
     assert page.tags.count("script") == 1
     assert not {"img", "b"} & set(page.tags)
     assert not [a for a in page.attributes if a[1].startswith("on")]

@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from fmjax import results
 from fmjax.core import configfile
 from fmjax.core.errors import DataError
+from fmjax.training.folder import config_digest
 
 ROOT = Path(__file__).parents[1]
 ROW = {
@@ -62,6 +63,7 @@ def test_a_config_has_the_hash_of_its_saved_self(tmp_path):
     configfile.save(config, tmp_path / "config.json")
     saved = json.loads((tmp_path / "config.json").read_text())["config"]
     assert results.config_hash(config) == results.config_hash(saved)
+    assert results.config_hash(config) == config_digest(config)  # what checkpoints write down
     assert re.fullmatch("[0-9a-f]{16}", results.config_hash(config))
     assert results.config_hash({**saved, "s": 4}) != results.config_hash(config)
     assert json.loads(write(tmp_path, config=config).read_text())["config_hash"] == results.config_hash(config)

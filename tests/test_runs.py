@@ -15,7 +15,7 @@ from run_folders import CONFIG, write_run
 
 from fmjax import runs
 from fmjax.core.errors import CheckpointError, DataError
-from fmjax.runfolder import RunFolder, best, find, labels, watched
+from fmjax.runfolder import SavedRun, best, find, labels, lower_is_better, watched
 from fmjax.training.writers import JsonLines
 
 
@@ -46,7 +46,7 @@ def test_every_run_below_a_folder_is_listed_with_where_it_stands(folder):
     assert b[1].startswith("lost (no heartbeat for ")
     assert c[1:3] == ["interrupted", "40/40"]
     assert c[4] == "-"
-    last = RunFolder(folder / "c").kind("train")[-1]
+    last = SavedRun(folder / "c").kind("train")[-1]
     assert c[3] == f"{last['loss']:.4f}"
     assert runs.listing(folder / "c")[1][0] == "."
 
@@ -54,19 +54,19 @@ def test_every_run_below_a_folder_is_listed_with_where_it_stands(folder):
 def test_a_run_is_lost_when_its_heart_has_not_beaten_for_a_minute(tmp_path):
     run = write_run(tmp_path / "run", steps=3, state="running")
     beat(run, 5)
-    assert RunFolder(run).status() == "running"
+    assert SavedRun(run).status() == "running"
     beat(run, 90)
-    assert RunFolder(run).status() == "lost (no heartbeat for 1:30)"
+    assert SavedRun(run).status() == "lost (no heartbeat for 1:30)"
     (run / "state").write_text("finished\n")
-    assert RunFolder(run).status() == "finished"
+    assert SavedRun(run).status() == "finished"
     (run / "state").write_text("running")
     beat(run, -1000)  # the clock of another machine
-    assert RunFolder(run).status() == "running"
+    assert SavedRun(run).status() == "running"
     (run / "heartbeat").write_text("")  # being rewritten
-    assert RunFolder(run).status() == "running"
+    assert SavedRun(run).status() == "running"
     (run / "heartbeat").unlink()
     os.utime(run / "state", (0, 0))
-    assert RunFolder(run).status().startswith("lost")
+    assert SavedRun(run).status().startswith("lost")
 
 
 def test_damaged_and_missing_files_are_problems_and_no_crash(tmp_path):
@@ -79,7 +79,7 @@ def test_damaged_and_missing_files_are_problems_and_no_crash(tmp_path):
     _, row = runs.listing(tmp_path)
     assert row[1:3] == ["unknown", "10/?"]
     assert row[6] == "(missing)"
-    opened = RunFolder(run)
+    opened = SavedRun(run)
     assert len(opened.kind("train")) == 10
     assert opened.environment == {}
     assert opened.config == {}
@@ -102,11 +102,11 @@ def test_the_time_between_a_kill_and_the_resume_is_no_work(tmp_path):
     for now, kind, step in ((0, "start", 0), (10, "train", 1), (5000, "start", 1), (5003, "train", 2)):
         lines.write({"kind": kind, "step": step, "time": 1e9 + now})
     lines.close()
-    assert RunFolder(tmp_path).wall_seconds() == 13
+    assert SavedRun(tmp_path).wall_seconds() == 13
 
 
 def test_comparing_shows_what_differs_and_only_that(folder):
-    opened = [RunFolder(folder / "area" / "a"), RunFolder(folder / "area" / "b"), RunFolder(folder / "c")]
+    opened = [SavedRun(folder / "area" / "a"), SavedRun(folder / "area" / "b"), SavedRun(folder / "c")]
     configs, finals = runs.comparison(opened)
     assert configs[0] == ["config", "a", "b", "c"]
     rows = {row[0]: row[1:] for row in configs[1:]}
@@ -126,9 +126,9 @@ def test_comparing_shows_what_differs_and_only_that(folder):
 
 def test_runs_of_one_name_are_told_apart(tmp_path):
     paths = [tmp_path / "x" / "run", tmp_path / "y" / "run"]
-    assert labels([RunFolder(p) for p in paths]) == ["x/run", "y/run"]
-    assert labels([RunFolder(p) for p in paths[:1]]) == ["run"]
-    assert labels([RunFolder(paths[0]), RunFolder(paths[0])]) == ["run", "run"]
+    assert labels([SavedRun(p) for p in paths]) == ["x/run", "y/run"]
+    assert labels([SavedRun(p) for p in paths[:1]]) == ["run"]
+    assert labels([SavedRun(paths[0]), SavedRun(paths[0])]) == ["run", "run"]
 
 
 values = st.lists(st.floats(), min_size=1, max_size=20)
@@ -138,13 +138,13 @@ values = st.lists(st.floats(), min_size=1, max_size=20)
 def test_the_best_is_the_first_finite_extreme(found):
     steps = list(range(len(found)))
     finite = [v for v in found if math.isfinite(v)]
-    for name, choose in (("val/accuracy", max), ("val/loss", min), ("bits_per_byte", min)):
-        top = best(name, steps, found)
+    for choose in (min, max):
+        top = best(steps, found, lower=choose is min)
         assert top == ((found.index(choose(finite)), choose(finite)) if finite else None)
 
 
 def test_the_number_that_stands_for_a_run_is_the_one_it_watches(tmp_path):
-    run = RunFolder(write_run(tmp_path / "run", steps=2))
+    run = SavedRun(write_run(tmp_path / "run", steps=2))
     names = ["train/accuracy", "test/accuracy", "val/accuracy", "val/accuracy_se", "val/loss"]
     assert watched(run, names) == "val/accuracy"  # config.early_stop.metric
     run.config["early_stop"]["metric"] = "val/loss"
@@ -153,6 +153,14 @@ def test_the_number_that_stands_for_a_run_is_the_one_it_watches(tmp_path):
     assert watched(run, names) == "val/accuracy"
     assert watched(run, ["t/odd", "t/loss"]) == "t/loss"
     assert watched(run, []) is None
+
+
+def test_which_way_is_better_is_in_the_config_or_else_in_the_name(tmp_path):
+    run = SavedRun(write_run(tmp_path / "run", steps=2))
+    assert [lower_is_better(n, run) for n in ("v/loss", "v/bits_per_byte", "v/accuracy", "v/f1_macro")] == [1, 1, 0, 0]
+    run.config["checkpoint"] = {"best": "v/f1_macro", "mode": "min"}
+    assert lower_is_better("v/f1_macro", run)
+    assert not lower_is_better("v/f1_macro")
 
 
 def test_resuming_runs_the_train_command_on_the_folder(tmp_path, monkeypatch):

@@ -21,7 +21,7 @@ class Progress:
       stream: where to; standard error when not given.
       seconds: how often at most to redraw; by default 0.1 on a terminal. A plain line comes every 30, and at every
         tenth of the run.
-      clock: seconds, for the time left and the redrawing.
+      clock: seconds, for the redrawing.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Progress:
         now, step = self.clock(), record.get("step", 0)
         self._last = record
         if self._began is None:
-            self._began = (now, step)
+            self._began = (record.get("time", now), step)
         if now >= self._due or step >= self._mark:
             self._draw(now)
 
@@ -88,7 +88,7 @@ class Progress:
             self._mark = math.inf
         self._shown = step
         parts = [f"loss {amount(record['loss'])}"] if "loss" in record else []
-        parts += [f"ETA {duration(self._left(now, step))}"] if step < self.total else []
+        parts += [f"ETA {duration(self._left(record.get('time', now), step))}"] if step < self.total else []
         if "examples_per_second" in record:
             parts.append(f"{compact(record['examples_per_second'])} examples/s")
         if "tokens_per_second" in record:
@@ -105,6 +105,7 @@ class Progress:
         self._put("\r" + _printable(head[:4] + " " + bar + head[4:])[:width] + "\x1b[K")
 
     def _left(self, now: float, step: int) -> float:
+        """Seconds to the end at the pace so far, by the records' own times: they come in bursts."""
         then, first = self._began or (now, step)
         return (self.total - step) * (now - then) / (step - first) if step > first else math.nan
 

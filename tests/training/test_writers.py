@@ -22,7 +22,7 @@ from fmjax.training.writers import JsonLines, Progress, TensorBoard, read_record
 
 
 def train(step, **metrics):
-    return {"kind": "train", "step": step, "time": 1e9 + step, "loss": 1 / (step + 1), **metrics}
+    return {"kind": "train", "step": step, "time": 1e9 + step, "loss": 1 / (step + 1)} | metrics
 
 
 def same(a, b):
@@ -270,7 +270,7 @@ def test_a_terminal_sees_one_line_redrawn_with_the_time_left(terminal):
     stream, clock = Stream(tty=True), Clock()
     bar = Progress(200, stream, clock=clock)
     for step in range(1, 101):
-        bar.write(train(step, rate=3e-4, examples_per_second=1234.5, grad_norm=2.0))
+        bar.write(train(step, rate=3e-4, examples_per_second=1234.5, time=5 + step / 2))
         clock.now += 0.5
     (line,) = stream.screen()
     assert line.startswith(" 50% █")
@@ -338,11 +338,11 @@ def test_the_time_left_starts_again_after_a_resume():
     stream, clock = Stream(), Clock()
     bar = Progress(100, stream, clock=clock)
     for step in range(1, 51):
-        bar.write(train(step))
+        bar.write(train(step, time=1000.0 * step))
         clock.now += 1000.0
     bar.truncate_after(20)
     for step in range(21, 31):
-        bar.write(train(step))
+        bar.write(train(step, time=1e9 + step))
         clock.now += 1.0
     assert "step 30/100 (30%)  loss 0.0323  ETA 1:10" in stream.text
 
