@@ -156,7 +156,7 @@ def _print_examples(batch: dict[str, Any], source: Any) -> None:
                 )
             print(f"  {key}: {_short(shown)}")
             if key == "tokens" and decode is not None:
-                print(f"  text: {_short(repr(decode(value)), 400)}")
+                print(f"  text: {decode(value)!r}"[:400])
 
 
 def _throughput(batches: Any, seed: int, count: int) -> str:
@@ -171,9 +171,9 @@ def _label(value: int, classes: Any) -> str:
     return classes[value] if classes and value < len(classes) else str(value)
 
 
-def _short(text: str, length: int = 160) -> str:
+def _short(text: str) -> str:
     text = " ".join(text.split())
-    return text if len(text) <= length else text[: length - 3] + "..."
+    return text if len(text) <= 160 else text[:157] + "..."
 
 
 if __name__ == "__main__":
