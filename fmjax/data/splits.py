@@ -1,5 +1,6 @@
 """Parts of a source: a range, a fold, a hold-out; planned by index, so that nothing is read or copied."""
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,6 +10,9 @@ from fmjax.core.errors import ConfigError, DataError
 from fmjax.data.cache import digest
 from fmjax.data.order import permute
 from fmjax.data.source import Source
+
+
+TABLE = 1 << 20  # permutations of fewer examples are kept: a look-up instead of 0.3 ms for every batch
 
 
 class View:
@@ -79,7 +83,7 @@ class Fold(View):
 
     def index(self, i: np.ndarray) -> np.ndarray:
         rank = self.start + i if self.held_out else np.where(i < self.start, i, i + self.stop - self.start)
-        return permute(rank, len(self.source), self.seed)
+        return _permuted(rank, len(self.source), self.seed)
 
 
 class Split(View):
@@ -102,4 +106,13 @@ class Split(View):
         return f"{self.part} part of {self.source}"
 
     def index(self, i: np.ndarray) -> np.ndarray:
-        return permute(i if self.part == "validation" else i + self.held, len(self.source), self.seed)
+        return _permuted(i if self.part == "validation" else i + self.held, len(self.source), self.seed)
+
+
+def _permuted(ranks: np.ndarray, n: int, seed: int) -> np.ndarray:
+    return _table(n, seed)[ranks] if n <= TABLE else permute(ranks, n, seed)
+
+
+@functools.lru_cache(maxsize=8)
+def _table(n: int, seed: int) -> np.ndarray:
+    return permute(np.arange(n), n, seed).astype(np.int32)

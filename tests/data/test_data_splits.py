@@ -75,3 +75,9 @@ def test_parts_that_are_empty_or_unknown_are_refused():
         Fold(memory(9), 3, 3)
     with pytest.raises(ConfigError, match="train or validation"):
         Split(memory(9), "test")
+
+
+def test_a_kept_permutation_is_the_computed_one(monkeypatch):
+    kept = labels(Fold(memory(50), 1, 3))
+    monkeypatch.setattr("fmjax.data.splits.TABLE", 0)
+    assert labels(Fold(memory(50), 1, 3)) == kept
