@@ -11,7 +11,6 @@ from fmjax.data.cache import digest
 from fmjax.data.order import permute
 from fmjax.data.source import Source
 
-
 TABLE = 1 << 20  # permutations of fewer examples are kept: a look-up instead of 0.3 ms for every batch
 
 
