@@ -11,6 +11,7 @@ from typing import Any, TextIO
 from fmjax.training.records import NO_METRIC, numbers
 
 _BLOCKS, _TRACK = " ▏▎▍▌▋▊▉█", "·"
+_SPEEDS = {"examples_per_second": "examples/s", "tokens_per_second": "tokens/s"}
 
 
 class Progress:
@@ -39,6 +40,7 @@ class Progress:
         self._blocks, self._track = (" #", ".") if plain else (_BLOCKS, _TRACK)
         self._deaf = False
         self._last: Mapping[str, Any] = {}
+        self._speeds: dict[str, Any] = {}
         self._shown = -1
         self._began: tuple[float, int] | None = None
         self._due, self._mark = -math.inf, 0
@@ -52,6 +54,9 @@ class Progress:
             return
         now, step = self.clock(), record.get("step", 0)
         self._last = record
+        for key in _SPEEDS:  # measured now and then, and shown until the next time
+            if key in record:
+                self._speeds[key] = record[key]
         if self._began is None:
             self._began = (record.get("time", now), step)
         if now >= self._due or step >= self._mark:
@@ -89,10 +94,7 @@ class Progress:
         self._shown = step
         parts = [f"loss {amount(record['loss'])}"] if "loss" in record else []
         parts += [f"ETA {duration(self._left(record.get('time', now), step))}"] if step < self.total else []
-        if "examples_per_second" in record:
-            parts.append(f"{compact(record['examples_per_second'])} examples/s")
-        if "tokens_per_second" in record:
-            parts.append(f"{compact(record['tokens_per_second'])} tokens/s")
+        parts += [f"{compact(self._speeds[key])} {unit}" for key, unit in _SPEEDS.items() if key in self._speeds]
         parts += [f"rate {float(record['rate']):.2e}"] if "rate" in record else []
         if not self.live:
             self._put(_printable("  ".join([f"step {step}/{self.total} ({share:.0%})", *parts])) + "\n")
@@ -158,9 +160,13 @@ def _sentence(record: Mapping[str, Any]) -> str:
     kind, step = record.get("kind"), record.get("step", 0)
     if kind == "eval":
         groups: dict[str, list[str]] = {}
-        for key, value in numbers(record).items():
+        found = numbers(record)
+        for key, value in found.items():
+            if key.endswith("_se") and key[:-3] in found:
+                continue  # said behind its number
             evaluator, _, metric = key.rpartition("/")
-            groups.setdefault(evaluator, []).append(f"{metric} {amount(value)}")
+            error = f" ± {amount(found[f'{key}_se'])}" if f"{key}_se" in found else ""
+            groups.setdefault(evaluator, []).append(f"{metric} {amount(value)}{error}")
         return f"eval  step {step}  " + "  ".join(
             f"{k}: {', '.join(v)}" if k else ", ".join(v) for k, v in groups.items()
         )

@@ -270,16 +270,27 @@ def test_a_terminal_sees_one_line_redrawn_with_the_time_left(terminal):
     stream, clock = Stream(tty=True), Clock()
     bar = Progress(200, stream, clock=clock)
     for step in range(1, 101):
-        bar.write(train(step, rate=3e-4, examples_per_second=1234.5, time=5 + step / 2))
+        speed = {"examples_per_second": 1234.5} if step % 20 == 1 else {}
+        bar.write(train(step, rate=3e-4, time=5 + step / 2, **speed))
         clock.now += 0.5
     (line,) = stream.screen()
     assert line.startswith(" 50% █")
     assert "100/200  loss 0.0099  ETA 0:50  1.23k examples/s  rate 3.00e-04" in line
     assert len(line) < 100
-    bar.write({"kind": "eval", "step": 100, "time": 0.0, "val/loss": 1.25, "val/accuracy": 0.5, "test/loss": 2.0})
+    bar.write(
+        {
+            "kind": "eval",
+            "step": 100,
+            "time": 0.0,
+            "val/loss": 1.25,
+            "val/accuracy": 0.5,
+            "val/accuracy_se": 0.01,
+            "test/loss": 2.0,
+        }
+    )
     bar.close()
     evaluation, line, last = stream.screen()
-    assert evaluation == "eval  step 100  val: loss 1.2500, accuracy 0.5000  test: loss 2.0000"
+    assert evaluation == "eval  step 100  val: loss 1.2500, accuracy 0.5000 ± 0.0100  test: loss 2.0000"
     assert line.startswith(" 50% █")
     assert last == ""
 
