@@ -193,7 +193,7 @@ class Checkpoints:
         """Weights saved by `save_frozen`."""
         self.wait()
         there = folders.frozen(self.folder)
-        if digest not in there:
+        if not self._primary_says(digest in there):
             raise CheckpointError(f"{self.folder} has no frozen weights {digest}; there is {_listed(there)}")
         return self._read(self.folder / "frozen" / digest, target, False)[0]
 

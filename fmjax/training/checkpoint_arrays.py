@@ -1,8 +1,8 @@
-"""The leaves of a tree to and from Orbax: a flat {address: array}, described in plain JSON, never a pickle.
+"""The leaves of a tree to and from Orbax: a flat {address: array}, described in plain JSON, never a pickle."""
 
-Orbax is imported when first used: it takes seconds.
-"""
-
+import logging
+import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -87,8 +87,7 @@ def read(path: Path, leaves: Leaves, kinds: Mapping[str, Any]) -> dict[str, Any]
 
 def load(path: Path, leaves: Leaves, kinds: Mapping[str, Any]) -> dict[str, Any]:
     """{name: array} for the names in `kinds`: a sharding gives a jax array, None a numpy array; keys as their data."""
-    import orbax.checkpoint as ocp
-
+    ocp = orbax()
     shapes = {name: stored(leaf) for name, leaf in leaves.items()}
     out = {name: _empty(shapes[name], kind) for name, kind in kinds.items() if not shapes[name].size}
     items = {name: shapes[name] for name in kinds if name not in out}
@@ -145,8 +144,23 @@ def stored(leaf: Mapping[str, Any]) -> jax.ShapeDtypeStruct:
 
 def one_line(error: BaseException) -> str:
     """What an error says, short enough for one line."""
+    if code := re.search(r"os_error_code='(\d+)'", str(error)):  # TensorStore puts it after a page of paths
+        return os.strerror(int(code[1]))
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 300 else f"{text[:300]}..."
+
+
+def orbax() -> Any:
+    """The package, imported when it is first needed: it takes seconds."""
+    import orbax.checkpoint
+
+    # It logs the traceback of whatever it raises; what is raised is said once, by us.
+    logging.getLogger("absl").addFilter(_is_news)
+    return orbax.checkpoint
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    return not (record.exc_info and "orbax" in record.pathname)
 
 
 def _flatten(tree: Tree) -> dict[str, Any]:

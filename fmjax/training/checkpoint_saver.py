@@ -86,8 +86,7 @@ class Saver:
             self._orbax = None
 
     def _write(self, partial: Path, arrays: dict[str, Any]) -> None:
-        import orbax.checkpoint as ocp  # seconds
-
+        ocp = arrays_io.orbax()
         arrays = {name: x for name, x in arrays.items() if x.size}  # Orbax refuses empty ones; the manifest has them
         if arrays:
             self._orbax = self._orbax or ocp.AsyncCheckpointer(ocp.PyTreeCheckpointHandler())

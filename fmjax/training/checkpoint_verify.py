@@ -21,7 +21,8 @@ def damage(path: Path) -> list[str]:
         leaves = folders.read_manifest(path)["leaves"]
     except CheckpointError as error:
         return [*found, str(error)]
-    wrong = [name for group in _groups(leaves) for name in differing(path, leaves, group)]
+    # Where files are damaged some leaf cannot be read, and Orbax says so for all that are read with it.
+    wrong = [name for group in _groups(leaves, 1 if found else AT_ONCE) for name in differing(path, leaves, group)]
     return found + [f"leaf {name} is not the one that was saved" for name in wrong]
 
 
@@ -31,18 +32,18 @@ def differing(path: Path, leaves: dict[str, Any], names: list[str]) -> list[str]
 
     try:
         return arrays_io.differing(leaves, arrays_io.load(path, leaves, dict.fromkeys(names)))
-    except Exception:  # whatever Orbax says of damaged files: halve until it is clear which leaves are meant
+    except Exception:  # whatever Orbax says: halve until it is clear which leaves are meant
         if len(names) == 1:
             return names
         half = len(names) // 2
         return differing(path, leaves, names[:half]) + differing(path, leaves, names[half:])
 
 
-def _groups(leaves: dict[str, Any]) -> Iterator[list[str]]:
+def _groups(leaves: dict[str, Any], at_once: int) -> Iterator[list[str]]:
     group, size = [], 0
     for name, leaf in leaves.items():
         group, size = [*group, name], size + math.prod(leaf["shape"])
-        if size >= AT_ONCE:
+        if size >= at_once:
             yield group
             group, size = [], 0
     if group:
