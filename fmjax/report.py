@@ -127,7 +127,9 @@ def _events(run: SavedRun) -> str:
         rows.append(
             [str(record.get("step", "")), str(record.get("event")), ", ".join(f"{k} {v}" for k, v in rest.items())]
         )
-    words = f"{saves} saves" + (f", {len(told)} other events: " if told else "")
+    words = f"{saves} save{'s' if saves != 1 else ''}" + (
+        f", {len(told)} other event{'s' if len(told) != 1 else ''}: " if told else ""
+    )
     words += ", ".join(dict.fromkeys(str(r.get("event")) for r in told))
     inner = table(["step", "event", ""], rows, [True]) if rows else ""
     return f"<details><summary>{escape(words)}</summary>{inner}</details>"
@@ -140,6 +142,7 @@ def _curves(runs: Named) -> str:
     if not any(train) and not any(evals):
         return out + '</h2><p class="note">No step has been recorded yet, so there is nothing to draw.</p>'
     out += '<button type="button" class="toggle" id="all-log">log, all</button></h2>'
+    last = max(steps[-1] for found in (*train, *evals) for steps, _ in found.values())
     names = dict.fromkeys(name for series in train for name in series)
     words = [n for n in names if n not in ("loss", "grad_norm", "rate", *SPEED)]
     sections = [
@@ -157,7 +160,7 @@ def _curves(runs: Named) -> str:
                     dataclasses.replace(c, label=f"{c.label} train" if len(runs) > 1 else "train") for c in curves
                 ]
             curves += beside
-            cards.append(chart(metric, curves))
+            cards.append(chart(metric, curves, upto=last))
         if cards:
             out += f'<h3 class="soft part">{title}</h3><div class="cards">{"".join(cards)}</div>'
         elif title == "Evaluation":

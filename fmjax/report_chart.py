@@ -34,8 +34,11 @@ class Curve:
     dashed: bool = False
 
 
-def chart(title: str, curves: Sequence[Curve], x_label: str = "step") -> str:
-    """A card with its title, the curves and, where every value is positive, a button for the logarithmic axis."""
+def chart(title: str, curves: Sequence[Curve], x_label: str = "step", upto: float = 0.0) -> str:
+    """A card with its title, the curves and, where every value is positive, a button for the logarithmic axis.
+
+    The x axis goes to `upto` at least, and from 0 where the curves begin near it.
+    """
     notes = [note for note in map(_not_finite, curves) if note]
     kept = [finite(curve) for curve in curves]
     kept = [curve for curve in kept if curve.x]
@@ -44,9 +47,9 @@ def chart(title: str, curves: Sequence[Curve], x_label: str = "step") -> str:
     if not kept:
         return f'<div class="card chart">{head}<p class="note">no finite values</p>{tail}</div>'
     xs, ys = [v for c in kept for v in (min(c.x), max(c.x))], [v for c in kept for v in (min(c.y), max(c.y))]
-    x_range, linear = _range(xs, 0.0), _range(ys, 0.06)
-    if 0 < x_range[0] < 0.1 * x_range[1]:
-        x_range = (0.0, x_range[1])
+    whole = [*xs, upto] if upto > max(xs) else xs
+    from_zero = upto > 0 or 0 < min(xs) < 0.1 * max(whole)
+    x_range, linear = _range([0.0, *whole] if from_zero else whole, 0.0), _range(ys, 0.06)
     logarithmic = _range([math.log10(y) for y in ys], 0.04) if min(ys) > 1 / HUGE else None
     layers = [_layer("linear", kept, x_range, linear, _identity, x_label)]
     if logarithmic:

@@ -122,10 +122,12 @@ class SavedRun:
         return max((time.time() if now is None else now) - last, 0.0)
 
     def wall_seconds(self) -> float:
-        """Time the run was at work, by its records: a pause before a resume does not count."""
+        """Time the run was at work, by its records: the way to each first step counts, a pause before it does not."""
         total, last = 0.0, None
         for record in self.records:
-            now = record.get("time")
+            now, first = record.get("time"), record.get("first_step_seconds")
+            if record.get("kind") == "start" and isinstance(first, (int, float)) and math.isfinite(first):
+                total += first
             if not isinstance(now, (int, float)) or not math.isfinite(now):
                 continue
             resumed = record.get("event") == "resumed" or (record.get("kind") == "start" and record.get("step", 0))

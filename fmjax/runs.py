@@ -60,14 +60,14 @@ def comparison(runs: Sequence[SavedRun]) -> tuple[list[list[str]], list[list[str
 def resume(path: Path, rest: list[str]) -> int | None:
     """Go on with a run, by the train command and nothing but its folder.
 
+    Whether another process is at it, the lock on its checkpoints knows: a heartbeat outlives a kill by a minute.
+
     Raises:
-      CheckpointError: another process is at it.
+      CheckpointError: the folder has no config.
     """
-    run = SavedRun.open(path)
+    SavedRun.open(path)
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{path} has no config.json: it cannot be resumed")
-    if run.status() == "running":
-        raise CheckpointError(f"{path} is running (heartbeat {run.silence():.0f} s ago): stop it first")
     from fmjax import train
 
     return train.main([f"--workdir={path}", *rest])
