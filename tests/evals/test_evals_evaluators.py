@@ -111,6 +111,23 @@ class CountRows:
         return {"": float(sums)}
 
 
+@pytest.mark.parametrize("limit", [None, 37])
+def test_rows_come_back_in_order_each_once_and_none_of_the_padding(limit):
+    data = classes(61, garbage=np.nan)
+    report = evaluators.average(data, {"rows": KeepRows()}, limit=limit).evaluate(predict, 0.0, feed)
+    np.testing.assert_array_equal(report.artifacts["rows"], data.arrays["features"][:limit])
+
+
+class KeepRows:
+    """The rows themselves."""
+
+    def rows(self, outputs, batch):
+        return {"logits": outputs["logits"]}
+
+    def result(self, rows):
+        return {"": rows["logits"]}
+
+
 def test_sums_stay_exact_beyond_the_integers_of_float32():
     data = Pass({"features": np.full((9, 1), 2.0**22 + 1, np.float32)}, 1)
     total = {"n": BigCount()}
