@@ -195,8 +195,3 @@ def same_document(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
     """Who may look at whom in a packed row: tokens of one document; segment 0 is padding and sees nothing."""
     alike = segment_ids[:, :, None] == segment_ids[:, None, :]
     return (alike & (segment_ids > 0)[:, :, None])[:, None]
-
-
-def gpt_tiny(vocab: int, **kw: Any) -> Decoder:
-    """4 layers, width 128: the size that trains on a laptop."""
-    return Decoder(vocab, width=128, depth=4, heads=4, **kw)
