@@ -192,17 +192,13 @@ def average(
 def _add(high: Tree, low: Tree, new: Tree) -> tuple[Tree, Tree]:
     """Add in two parts, the rounded sum and what rounding lost (Knuth's two-sum): counts stay exact past 2^24."""
 
-    def two_sum(a: jax.Array, b: jax.Array) -> tuple[jax.Array, jax.Array]:
-        b = b.astype(a.dtype)
-        s = a + b
+    def lost(a: jax.Array, b: jax.Array, s: jax.Array) -> jax.Array:
         there = s - a
-        lost = (a - (s - there)) + (b - there)
-        return s, jnp.where(jnp.isfinite(s), lost, 0)
+        return jnp.where(jnp.isfinite(s), (a - (s - there)) + (b - there), 0)
 
-    pairs = jax.tree.map(two_sum, high, new)
-    outer = jax.tree.structure(high)
-    high, lost = jax.tree.transpose(outer, jax.tree.structure((0, 0)), pairs)
-    return high, jax.tree.map(jnp.add, low, lost)
+    new = jax.tree.map(lambda x: x.astype(jnp.float32), new)
+    total = jax.tree.map(jnp.add, high, new)
+    return total, jax.tree.map(lambda low, *parts: low + lost(*parts), low, high, new, total)
 
 
 def _land(seen: jax.Array, rows: Mapping[str, Mapping[str, jax.Array]]) -> dict[str, dict[str, np.ndarray]]:
