@@ -13,41 +13,30 @@ from fmjax.models.transformer import Decoder
 PROMPT = jax.random.randint(jax.random.key(0), (2, 5), 0, 40)
 MODEL = Decoder(40, width=16, depth=1, heads=2)
 PARAMS = jax.jit(MODEL.init)(jax.random.key(1), PROMPT)["params"]
-NETS = {"model": Net(MODEL, PARAMS)}
+
+
+def sample(sampler, seed=0):
+    """Tokens drawn after the prompt, in one compiled call."""
+    nets = {"model": Net(MODEL, PARAMS)}
+    return np.asarray(jax.jit(lambda s: sampler(nets, {"tokens": PROMPT, "seed": s})["tokens"])(seed))
 
 
 def test_greedy_is_the_argmax_of_the_whole_forward_pass():
-    tokens = Sampler(length=6, temperature=0)(NETS, {"tokens": PROMPT})["tokens"]
-    text = PROMPT
-    for i in range(6):
-        text = jnp.concatenate([text, MODEL.apply({"params": PARAMS}, text)[:, -1:].argmax(-1)], axis=1)
-        np.testing.assert_array_equal(tokens[:, i], text[:, -1])
+    tokens = sample(Sampler(length=6, temperature=0))
+    text = np.concatenate([PROMPT, tokens], axis=1)
+    logits = jax.jit(MODEL.apply)({"params": PARAMS}, text)
+    np.testing.assert_array_equal(tokens, logits[:, 4:-1].argmax(-1))
 
 
 def test_the_seed_decides():
-    sample = jax.jit(Sampler(length=8, temperature=1.0))
-    draw = lambda seed: np.asarray(sample(NETS_TREE(), {"tokens": PROMPT, "seed": seed})["tokens"])  # noqa: E731
-    np.testing.assert_array_equal(draw(3), draw(3))
-    assert (draw(3) != draw(4)).any()
-
-
-def NETS_TREE():
-    return _Nets(PARAMS)
-
-
-class _Nets(dict):
-    """Nets that may cross jit."""
-
-    def __init__(self, params):
-        super().__init__(model=Net(MODEL, params))
-
-
-jax.tree_util.register_pytree_node(_Nets, lambda n: ((n["model"].params,), None), lambda _, c: _Nets(c[0]))
+    again = Sampler(length=8, temperature=1.0)
+    np.testing.assert_array_equal(sample(again, 3), sample(again, 3))
+    assert (sample(again, 3) != sample(again, 4)).any()
 
 
 def draws(sampler, logits, n=400):
-    keys = jax.random.split(jax.random.key(0), n)
-    return set(np.asarray(jax.vmap(lambda k: sampler.draw(logits, k)[0])(keys)).tolist())
+    many = jax.jit(lambda keys: jax.vmap(lambda k: sampler.draw(logits, k)[0])(keys))
+    return set(np.asarray(many(jax.random.split(jax.random.key(0), n))).tolist())
 
 
 def test_top_k_and_top_p_draw_only_from_what_they_keep():
@@ -60,8 +49,7 @@ def test_top_k_and_top_p_draw_only_from_what_they_keep():
 
 
 def test_after_the_end_of_text_nothing_comes():
-    tokens = np.asarray(Sampler(length=60, temperature=3.0, eos=7)(NETS, {"tokens": PROMPT})["tokens"])
-    for row in tokens:
+    for row in sample(Sampler(length=60, temperature=3.0, eos=7)):
         ends = np.flatnonzero(row == 7)
         assert ends.size == 0 or (row[ends[0] :] == 7).all()
 
@@ -71,4 +59,4 @@ def test_wrong_options_are_one_line():
         with pytest.raises(ConfigError):
             Sampler(**kw)
     with pytest.raises(ConfigError, match="vocabulary has 40"):
-        Sampler(top_k=41)(NETS, {"tokens": PROMPT})
+        sample(Sampler(top_k=41))
