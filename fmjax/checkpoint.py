@@ -12,6 +12,8 @@ from fmjax.core.errors import CheckpointError, exits
 from fmjax.training import checkpoint_folder as folders
 from fmjax.training import checkpoint_scores
 
+SHOWN = 20  # lines of damage a checkpoint
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run the command; 0, or 2 when `verify` finds damage."""
@@ -95,7 +97,8 @@ def verify(folder: Path, step: int | None = None) -> int:
     for name in [*map(str, folders.steps(folder) if step is None else [step]), *frozen]:
         found = damage(folder.absolute() / name)
         bad += bool(found)
-        print(f"{name}: {'damaged' if found else 'ok'}", *found, sep="\n  ", flush=True)
+        more = [f"and {len(found) - SHOWN} more"] if len(found) > SHOWN else []
+        print(f"{name}: {'damaged' if found else 'ok'}", *found[:SHOWN], *more, sep="\n  ", flush=True)
     if step is None and (scores := folder / folders.SCORES).is_file():
         try:
             checkpoint_scores.read(scores)

@@ -13,9 +13,6 @@ from fmjax import checkpoint
 from fmjax.core.errors import CheckpointError
 from fmjax.training.checkpoint import Checkpoints, Policy
 
-# Orbax closes its event loop at the first leaf it cannot read; others then report to a closed loop.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory) -> Path:

@@ -19,9 +19,6 @@ from fmjax.training import checkpoint_folder as folders
 from fmjax.training.checkpoint import Checkpoints, Policy
 from fmjax.training.checkpoint_verify import damage
 
-# Orbax closes its event loop at the first leaf it cannot read; others then report to a closed loop.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
 
 def weights(value: float) -> dict:
     return {"a": jnp.full((200, 30), value, jnp.float32), "b": {"bias": jnp.arange(7.0)}, "n": jnp.asarray(int(value))}
