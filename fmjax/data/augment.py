@@ -61,6 +61,8 @@ def padded_crop(pad: int = 4, mode: str = "constant", fill: float = 0.0) -> Augm
       fill: its value in mode "constant".
     """
     _check(pad=(pad, 0, math.inf), fill=(fill, 0, 1))
+    if pad != int(pad):
+        raise ConfigError(f"pad={pad!r}: give a whole number of pixels")
     if mode not in ("constant", "edge", "reflect"):
         raise ConfigError(f"mode={mode!r}: give constant, edge or reflect")
     values = {"constant_values": fill} if mode == "constant" else {}
