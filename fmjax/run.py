@@ -16,7 +16,7 @@ from ml_collections.config_dict import placeholder
 from fmjax.core import configfile
 from fmjax.core.config import build, call, did_you_mean, parse
 from fmjax.core.durations import resolve
-from fmjax.core.errors import CheckpointError, ConfigError, UserError
+from fmjax.core.errors import CheckpointError, ConfigError, DataError, UserError
 from fmjax.core.types import Tree
 from fmjax.sharding.devices import peak_flops
 from fmjax.sharding.mesh import make_mesh
@@ -130,20 +130,46 @@ def assemble(
     evaluators = {name: build(node, f"config.evals.{name}") for name, node in config.evals.items()}
     for name, evaluator in evaluators.items():
         _try(name, evaluator, program)
+    _watch(config, evaluators)
     return Parts(config, data, evaluators, program)
 
 
 def _try(name: str, evaluator: Any, program: Program) -> None:
     """One batch of an evaluator through checks and shapes, so that it fails now or not at all."""
     try:
+        program.local_rows(evaluator.data.batch_size)
         batch = evaluator.data.batch(0)
         program.check(batch)
         shapes = {k: jax.ShapeDtypeStruct(v.shape, v.dtype) for k, v in batch.items() if k != "text"}
-        evaluator.check(program.predictor(evaluator.predict), program.abstract, shapes)
+        try:
+            evaluator.check(program.predictor(evaluator.predict), program.abstract, shapes)
+        except Exception as error:  # a model may take other sizes; one that does not says so in its own words
+            known = {k: v.shape[1:] for k, v in program.example.items()}
+            wrong = [k for k in shapes.keys() & known.keys() if shapes[k].shape[1:] != known[k]]
+            if isinstance(error, UserError) or not wrong:
+                raise
+            seen = ", ".join(f"{k} is {shapes[k].shape[1:]} here and {known[k]} in training" for k in sorted(wrong))
+            raise DataError(f"{seen}, and the model does not take both") from error
     except KeyError as error:
         raise ConfigError(f"--config.evals.{name}: {error.args[0]}") from None
     except UserError as error:
         raise type(error)(f"--config.evals.{name}: {error}") from None
+
+
+def _watch(config: ConfigDict, evaluators: Mapping[str, Any]) -> None:
+    """Refuse a number to stop or keep by that no evaluation will give while training."""
+    watched = {"early_stop.metric": config.early_stop and config.early_stop.metric}
+    watched["checkpoint.best"] = config.checkpoint.best
+    for key, metric in watched.items():
+        if not metric:
+            continue
+        name = metric.partition("/")[0]
+        if name not in evaluators:
+            raise ConfigError(
+                f"--config.{key}={metric}: there is no evaluator {name!r}; {did_you_mean(name, evaluators)}"
+            )
+        if not evaluators[name].every:
+            raise ConfigError(f"--config.{key}={metric}: it runs only at the end; set --config.evals.{name}.every")
 
 
 def _in_dtype(module: Any, dtype: str) -> Any:
@@ -200,7 +226,8 @@ class Run:
         if checkpoints.latest() is None:
             raise CheckpointError(f"{home.path} has no checkpoint yet")
         loop = Loop(parts.program, parts.data, config.steps, parts.evaluators, checkpoints=checkpoints)
-        best = checkpoints.best() if config.early_stop is not None and step is None else step
+        stopped = config.early_stop is not None and config.early_stop.restore
+        best = checkpoints.best() if stopped and step is None else step
         state, manifest = loop.restore(best)
         checkpoints.close()
         return cls(parts, state, int(manifest["step"]), {}, home.path, home.state)
@@ -274,7 +301,11 @@ def fit(
     if home and home.writes:
         home.prepare()
     parts = assemble(config, frozen, merge, load)
-    log = build(config.log, "config.log")
+    log, nan, policy = (build(config[key], f"config.{key}") for key in ("log", "nan", "checkpoint"))
+    early_stop = build(config.early_stop, "config.early_stop") if config.early_stop is not None else None
+    if early_stop and early_stop.restore:  # the checkpoint to come back to is the one to keep
+        policy = dataclasses.replace(policy, best=early_stop.metric, mode=early_stop.mode)
+    parts.program.metric_names  # noqa: B018 - a step that cannot be traced fails before anything is written
     writers: list[Any] = []
     checkpoints = None
     if home:
@@ -282,7 +313,7 @@ def fit(
             home.agree(config)
         elif home.writes:
             home.begin(config, changed, environment())
-        checkpoints = Checkpoints(home.checkpoints, build(config.checkpoint, "config.checkpoint"))
+        checkpoints = Checkpoints(home.checkpoints, policy)
         if home.writes:
             writers.append(JsonLines(home.metrics))
             writers += [TensorBoard(home.tensorboard)] if log.tensorboard else []
@@ -308,8 +339,8 @@ def fit(
         folder=home,
         checkpoints=checkpoints,
         log=log,
-        nan=build(config.nan, "config.nan"),
-        early_stop=build(config.early_stop, "config.early_stop") if config.early_stop is not None else None,
+        nan=nan,
+        early_stop=early_stop,
         facts=facts,
         costs={"flops_per_step": flops_per_step(parts.program), "peak_flops": peak and peak * jax.device_count()},
         hooks=hooks,

@@ -1,9 +1,13 @@
-"""Tests run on the CPU, and find the stand-ins that lie beside them."""
+"""Tests run on the CPU, compile the same program once a session, and find the stand-ins that lie beside them."""
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+COMPILED = tempfile.TemporaryDirectory(prefix="fmjax-tests-")  # shared with the processes that tests start
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED.name)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 sys.path.insert(0, str(Path(__file__).parent / "core"))

@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +16,8 @@ from fmjax.core import configfile
 from fmjax.core.errors import CheckpointError
 
 PACKAGES = ("fmjax", "jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "ml-collections", "numpy")
+# What may differ when a run is resumed: it changes no batch and no key, and no number by more than rounding.
+MAY_CHANGE = re.compile(r"config\.(mesh|sharding|log|checkpoint)\b|config\..*\.(workers|threads|prefetch)$")
 
 
 class RunFolder:
@@ -55,12 +58,13 @@ class RunFolder:
             ) from None
 
     def agree(self, config: Any) -> None:
-        """Refuse a config other than the one this run was begun with.
+        """Refuse a config other than the one this run was begun with; places and habits (`MAY_CHANGE`) may differ.
 
         Raises:
           CheckpointError: naming the keys that differ.
         """
         found = configfile.differences(configfile.load(self.config), config)
+        found = {k: v for k, v in found.items() if not MAY_CHANGE.match(k)}
         if found:
             shown = "; ".join(
                 f"{k.removeprefix('config.')} was {a!r}, is {b!r}" for k, (a, b) in list(found.items())[:4]
@@ -81,19 +85,12 @@ class RunFolder:
     def write_json(self, path: Path, data: Any) -> None:
         """Write JSON so that a reader sees the old file or the new one."""
         if self.writes:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_text(json.dumps(data, indent=1, default=_plain) + "\n")
-            temporary.replace(path)
+            _write(path, json.dumps(data, indent=1, default=_plain) + "\n")
 
     def write_text(self, name: str, text: str) -> None:
         """Write a small text file inside the folder, whole or not at all."""
         if self.writes:
-            path = self.path / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(path.name + ".tmp")
-            temporary.write_text(text)
-            temporary.replace(path)
+            _write(self.path / name, text)
 
     @property
     def state(self) -> str:
@@ -112,6 +109,16 @@ class RunFolder:
         if self.writes and (force or now - self._beat > 5):
             self._beat = now
             self.write_text("heartbeat", f"{now:.1f}\n")
+
+
+def _write(path: Path, text: str) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _plain(value: Any) -> Any:

@@ -1,5 +1,6 @@
 """The loop: feed, step, report, evaluate, save; stop when told to. It knows no model."""
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -7,6 +8,7 @@ from typing import Any, Protocol
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from fmjax.core.errors import CheckpointError, ConfigError, UserError
 from fmjax.core.trees import count
@@ -115,12 +117,14 @@ class Loop:
     # ---- the run -----------------------------------------------------------------------------------
     def run(self) -> Outcome:
         """Train to the end, or until a signal; everything worth keeping is on disk when it returns."""
-        word = "failed"
+        was = self.folder.state if self.folder else "new"
+        failed = was if was in ("interrupted", "finished") else "failed"  # what could not go on is what it was
         try:
             state, step = self._start()
             compiled = self.program.compile()
             with Interrupts() as self._asked:
                 self._mark("running")
+                failed = "failed"
                 try:
                     state, step = self._train(state, step, compiled)
                     state, step = self._finish(state, step)
@@ -129,14 +133,22 @@ class Loop:
                     word, state, step = "interrupted", stop.state, stop.step
                     self._save(step, state, wait=True)
                     self._event("interrupted", step, signal=self._asked.name)
-        finally:
-            self._close()
-            self._mark(word)
+                self._close()
+                self._mark(word)
+        except BaseException:
+            with contextlib.suppress(CheckpointError):  # a full disk, say: the first error is the one to read
+                self._close()
+            with contextlib.suppress(CheckpointError):
+                self._mark(failed)
+            raise
         return Outcome(state, step, self.numbers, word)
 
     def _start(self) -> tuple[State, int]:
         if self.checkpoints is None or self.checkpoints.latest() is None:
             state = self.program.begin()
+            if self.folder and read_records(self.folder.metrics):  # it died before its first checkpoint
+                for writer in self.writers:
+                    writer.truncate_after(0)
             if self.nan.action == "rollback":
                 self._save(0, state)  # there must be something to go back to
             return state, 0
@@ -164,16 +176,22 @@ class Loop:
         return state.replace(frozen=frozen), manifest
 
     def _recall(self, step: int) -> None:
-        """What the evaluations up to `step` said: for patience, and to know which of them are still owed."""
+        """Know again what a run that was never interrupted would know at `step`, from the records up to it: the
+        evaluations, for patience and for which of them are still owed, and the losses that a spike stands out from."""
+        self.numbers, self._evaluated = {}, set()
+        self.patience = Patience(self.early_stop) if self.early_stop else None
+        self.spikes = SpikeWatch(self.nan.spike)
         for record in read_records(self.folder.metrics) if self.folder else ():
-            if record["kind"] != "eval" or record["step"] > step:
+            if record["step"] > step:
                 continue
-            numbers = {k: v for k, v in record.items() if k not in ("kind", "step", "time")}
-            self.numbers |= numbers
-            if self.patience and self.early_stop.metric in numbers:
-                self.patience.see(numbers)
-            if record["step"] == step:
-                self._evaluated |= {(name.partition("/")[0], step) for name in numbers}
+            if record["kind"] == "train" and "loss" in record:
+                self.spikes.recent.append(record["loss"])
+            if record["kind"] == "eval":
+                numbers = {k: v for k, v in record.items() if k not in ("kind", "step", "time")}
+                self.numbers |= numbers
+                if self.patience and self.early_stop.metric in numbers:
+                    self.patience.see(numbers)
+                self._evaluated |= {(name.partition("/")[0], record["step"]) for name in numbers}
 
     def _train(self, state: State, step: int, compiled: CompiledStep) -> tuple[State, int]:
         first, feed, mark = True, None, time.perf_counter()
@@ -192,18 +210,22 @@ class Loop:
             elif len(self.pending) > 1:
                 jax.block_until_ready(self.pending[-2].packed)  # at most two steps in flight
                 self._counted += 1
-            boundary = self._boundary(step) or step == self.steps or self._asked.name
+            boundary = self._boundary(step) or step == self.steps
+            asked = self._is_asked(boundary or step % self.log.every == 0)
+            boundary = boundary or asked
             if boundary or step % self.log.every == 0:
+                if self.checkpoints:
+                    self.checkpoints.check()
                 self._busy += time.perf_counter() - mark
                 bad = self._drain(compiled, keep=0 if boundary else 1)
                 mark = time.perf_counter()
                 if bad is not None:
                     feed.close()
-                    state, step, feed = *self._recover(bad, step), None
+                    state, step, feed = *self._recover(bad), None
                     continue
             for hook in self.hooks:
                 hook(step, state, self.last)
-            if self._asked.name:
+            if asked:
                 feed.close()
                 raise _Interrupted(state, step)
             if self._boundary(step):
@@ -212,6 +234,12 @@ class Loop:
         if feed is not None:
             feed.close()
         return state, step
+
+    def _is_asked(self, agreed: bool) -> bool:
+        """Whether a signal came; with several processes, to any of them, and asked only where all of them ask."""
+        if jax.process_count() == 1:
+            return bool(self._asked.name)
+        return agreed and bool(multihost_utils.process_allgather(np.int32(bool(self._asked.name))).any())
 
     def _over(self, step: int) -> bool:
         if not (self.patience and self.patience.over):
@@ -232,22 +260,28 @@ class Loop:
             improved = self._take(self.evaluate(state, step, due))
         if self.checkpoints is None:
             return
-        watched = bool(due) and self.checkpoints.policy.best in self.numbers
-        if step % self.checkpoints.policy.every == 0 or improved or watched:
+        # The value goes first: a kill between the two leaves a value without a checkpoint, which counts for nothing.
+        if self.early_stop:
+            better = improved and self.early_stop.restore
+            if better:
+                self.checkpoints.mark_best(step, self.numbers[self.early_stop.metric])
+        else:
+            best = self.checkpoints.policy.best
+            watched = best is not None and best.partition("/")[0] in due
+            better = watched and self.checkpoints.mark_best(step, self._number(best, "checkpoint.best"))
+        if step % self.checkpoints.policy.every == 0 or better:
             self._save(step, state)
-        if improved and self.early_stop.restore:
-            self.checkpoints.mark_best(step, self.numbers[self.early_stop.metric])
-        elif watched and not self.early_stop:
-            self.checkpoints.mark_best(step, self.numbers[self.checkpoints.policy.best])
 
     def _take(self, numbers: dict[str, float]) -> bool:
         if self.patience is None or not any(k.startswith(self.early_stop.metric.split("/")[0] + "/") for k in numbers):
             return False
-        if self.early_stop.metric not in numbers:
-            raise ConfigError(
-                f"--config.early_stop.metric: there is no {self.early_stop.metric!r} among {', '.join(numbers)}"
-            )
+        self._number(self.early_stop.metric, "early_stop.metric")
         return self.patience.see(numbers)
+
+    def _number(self, name: str, key: str) -> float:
+        if name not in self.numbers:
+            raise ConfigError(f"--config.{key}: there is no {name!r} among {', '.join(self.numbers)}")
+        return self.numbers[name]
 
     def _finish(self, state: State, step: int) -> tuple[State, int]:
         self._save(step, state, wait=True)
@@ -266,7 +300,9 @@ class Loop:
         state, manifest = self.restore(self.checkpoints.best())
         step = int(manifest["step"])
         self._event("restored best", step, metric=self.early_stop.metric, value=self.patience.best)
-        self._evaluated = {e for e in self._evaluated if e[1] != step}  # its numbers are to be the last ones
+        for record in read_records(self.folder.metrics):  # its numbers are to be the last ones
+            if (record["kind"], record["step"]) == ("eval", step):
+                self.numbers |= {k: v for k, v in record.items() if k not in ("kind", "step", "time")}
         return state, step
 
     # ---- metrics -----------------------------------------------------------------------------------
@@ -342,7 +378,7 @@ class Loop:
     def _interruptible(self, state: State, step: int) -> Callable[[Any], Iterator[Batch]]:
         def feed(batches: Any) -> Iterator[Batch]:
             for batch in self.program.feed(batches):
-                if self._asked.name:
+                if self._asked.name and jax.process_count() == 1:
                     raise _Interrupted(state, step)
                 yield batch
 
@@ -358,8 +394,8 @@ class Loop:
                 "lower the rate, or clip; the weights are those before them"
             )
 
-    def _recover(self, bad: int, step: int) -> tuple[State, int]:
-        """After a bad step: stop, or go back to the last checkpoint and pass over the batches since."""
+    def _recover(self, bad: int) -> tuple[State, int]:
+        """After a bad step: stop, or go back to the last checkpoint and pass over the batches up to the bad one."""
         self.pending.clear()
         if self.checkpoints:
             self.checkpoints.wait()
@@ -378,11 +414,11 @@ class Loop:
             )
         state, manifest = self.restore()
         kept = int(manifest["step"])
-        self.offset += step - kept
+        self.offset, self.saved = self.offset + bad - kept, kept
         for writer in self.writers:
             writer.truncate_after(kept)
+        self._recall(kept)
         self._event("rollback", bad, to=kept, data_offset=self.offset)
-        self.spikes = SpikeWatch(self.nan.spike)
         return state, kept
 
     def _save(self, step: int, state: State, wait: bool = False) -> None:
@@ -410,7 +446,8 @@ class Loop:
             self.folder.mark(word)
 
     def _close(self) -> None:
-        for writer in self.writers:
-            writer.close()
-        if self.checkpoints:
-            self.checkpoints.close()
+        with contextlib.ExitStack() as all_of_them:
+            if self.checkpoints:
+                all_of_them.callback(self.checkpoints.close)
+            for writer in self.writers:
+                all_of_them.callback(writer.close)

@@ -63,8 +63,7 @@ class Program:
     def __post_init__(self) -> None:
         rows = len(next(iter(self.example.values())))
         parts = row_shards(self.mesh)
-        if rows % parts:
-            raise ConfigError(f"a batch of {rows} rows does not divide over {parts} devices (mesh data x fsdp)")
+        self.local_rows(rows)
         if rows % self.accumulation.steps or (rows // self.accumulation.steps) % parts:
             raise ConfigError(
                 f"a batch of {rows} rows does not divide into {self.accumulation.steps} microbatches on {parts} devices"
@@ -115,8 +114,14 @@ class Program:
         return {k: jax.make_array_from_process_local_data(rows, v) for k, v in batch.items()}
 
     def local_rows(self, batch_size: int) -> slice:
-        """The rows of a global batch that this process reads."""
-        n = jax.process_count()
+        """The rows of a global batch that this process reads.
+
+        Raises:
+          ConfigError: the batch does not divide over the devices.
+        """
+        parts, n = row_shards(self.mesh), jax.process_count()
+        if batch_size % parts:
+            raise ConfigError(f"a batch of {batch_size} rows does not divide over {parts} devices (mesh data x fsdp)")
         if batch_size % n:
             raise ConfigError(f"a batch of {batch_size} rows does not divide over {n} processes")
         per = batch_size // n
@@ -136,10 +141,6 @@ class Program:
     def feed(self, batches: Any) -> Iterator[Batch]:
         """The batches of one pass on the devices, each checked; what an evaluator reads."""
         rows = self.local_rows(batches.batch_size)
-        if batches.batch_size % row_shards(self.mesh):
-            raise ConfigError(
-                f"an evaluation batch of {batches.batch_size} rows does not divide over {row_shards(self.mesh)} devices"
-            )
         for batch in batches.iterate(stop=len(batches), rows=rows):
             self.check(batch)
             yield self.put(batch)
@@ -153,10 +154,14 @@ class Program:
             self.accumulation.allow_coupled, self.clip, self.ema, self.skip_nonfinite,
         )  # fmt: skip
 
+    @cached_property
+    def metric_names(self) -> list[str]:
+        """What a step reports; tracing it shows what is wrong with the parts before anything is compiled or written."""
+        return list(jax.eval_shape(self.step, self.abstract, self.device_example)[1])
+
     def compile(self) -> "CompiledStep":
         """Compile the step ahead of time, donating the state."""
-        began = time.perf_counter()
-        names = list(jax.eval_shape(self.step, self.abstract, self.device_example)[1])
+        began, names = time.perf_counter(), self.metric_names
 
         def packed(state: State, batch: Batch) -> tuple[State, jax.Array]:
             state, metrics = self.step(state, batch)

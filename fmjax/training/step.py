@@ -37,7 +37,7 @@ def make_step(
       allow_coupled: accumulate although rows are coupled (by the objective or by batch norm).
       clip: largest global norm of a player's gradient.
       ema: decay of the running averages, warmed up as min(ema, (1 + step) / (10 + step)).
-      skip_nonfinite: a step whose loss or gradient is not finite changes nothing but the step counter.
+      skip_nonfinite: a step in which a loss, gradient or update is not finite changes nothing but the step counter.
 
     The metrics are the objective's, and per player "grad_norm", "rate", "nonfinite" (prefixed by its name when there
     are several players).
@@ -49,7 +49,7 @@ def make_step(
         grads, weight, total, mutable, metrics = gradients(player, own, state, batch, rng)
         weight = jnp.maximum(weight, 1e-8)
         grads = jax.tree.map(lambda g: g / weight, grads)
-        norm = optax.global_norm(grads)
+        norm = optax.tree.norm(grads)
         if clip is not None:
             scale = jnp.minimum(1.0, clip / (norm + 1e-12))
             grads = jax.tree.map(lambda g: g * scale, grads)
@@ -63,10 +63,8 @@ def make_step(
             mutable=mutable,
             opt_state={**state.opt_state, player.name: opt},
         )
-        finite = jnp.isfinite(norm) & jnp.isfinite(total)
-        if skip_nonfinite:
-            new = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new.replace(rng=None), state.replace(rng=None))
-            new = new.replace(rng=state.rng)
+        # The update too: with finite gradients a wild rate can still write weights that are not, into a checkpoint.
+        finite = jnp.isfinite(norm) & jnp.isfinite(total) & jnp.isfinite(optax.tree.norm(updates))
         prefix, one = "" if single else f"{player.name}/", jnp.ones(())
         metrics[prefix + "grad_norm"] = Mean(norm, one)
         metrics[prefix + "nonfinite"] = Mean(1.0 - finite, one)
@@ -113,7 +111,7 @@ def make_step(
                 "set --config.accumulation.allow_coupled=True to do it all the same"
             )
         key, *keys = jax.random.split(jax.random.fold_in(state.rng, state.step), 1 + len(objective.players))
-        nets = bind(modules, merge, state)
+        before, nets = state, bind(modules, merge, state)
         batch, carry = objective.prepare(nets, batch, state.carry, state.step, key, True)
         state, seen = state.replace(carry=carry), {}
         for player, key in zip(objective.players, keys, strict=True):
@@ -127,6 +125,10 @@ def make_step(
             seen |= metrics
         state = state.replace(ema=average(state))
         carry = objective.finish(bind(modules, merge, state), batch, state.carry, state.step)
-        return state.replace(carry=carry, step=state.step + 1), seen
+        state = state.replace(carry=carry)
+        if skip_nonfinite:
+            bad = sum(v.sum for k, v in seen.items() if k.rpartition("/")[2] == "nonfinite")
+            state = jax.tree.map(lambda new, old: jnp.where(bad > 0, old, new), state, before)
+        return state.replace(step=before.step + 1), seen
 
     return step
