@@ -1,0 +1,98 @@
+"""Pooling: one number for every window of an image."""
+
+import math
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+from fmjax.core.errors import ConfigError
+from fmjax.nn.conv_folded import Pads
+from fmjax.nn.convolution import explicit_padding, out_size, pair
+
+
+def max_pool(
+    x: Float[Array, "B H W C"],
+    window: int | tuple[int, int] = 2,
+    strides: int | tuple[int, int] | None = None,
+    padding: str | int | Pads = "VALID",
+) -> Float[Array, "B Y X C"]:
+    """The largest number of every window; its gradient goes to the first (rows, then columns) of several equal ones.
+
+    Args:
+      strides: rows and columns between windows; None is the window, so that they lie side by side.
+
+    Raises:
+      ConfigError: an image smaller than the window.
+    """
+    window, strides, pads = _check(x, window, strides, padding)
+    if strides == window and not any(sum(pads, ())):
+        return _max_of_tiles(_tiles(x, window))
+    return lax.reduce_window(
+        x, jnp.array(-jnp.inf, x.dtype), lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
+    )
+
+
+def avg_pool(
+    x: Float[Array, "B H W C"],
+    window: int | tuple[int, int] = 2,
+    strides: int | tuple[int, int] | None = None,
+    padding: str | int | Pads = "VALID",
+) -> Float[Array, "B Y X C"]:
+    """The mean of every window; padding is not counted.
+
+    Raises:
+      ConfigError: an image smaller than the window.
+    """
+    window, strides, pads = _check(x, window, strides, padding)
+    if strides == window and not any(sum(pads, ())):
+        return _tiles(x, window).mean((2, 4))
+
+    def total(x: jax.Array) -> jax.Array:
+        zero = jnp.zeros((), x.dtype)
+        return lax.reduce_window(x, zero, lax.add, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
+
+    if not any(sum(pads, ())):
+        return total(x) / math.prod(window)
+    return total(x) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
+
+
+def _check(
+    x: jax.Array, window: int | tuple[int, int], strides: int | tuple[int, int] | None, padding: object
+) -> tuple:
+    window = pair(window)
+    strides = window if strides is None else pair(strides)
+    pads = explicit_padding(padding, x.shape[1:3], window, strides)
+    if 0 in out_size(x.shape[1:3], window, strides, pads):
+        raise ConfigError(
+            f"an image of {x.shape[1]}x{x.shape[2]} is smaller than the {window[0]}x{window[1]} window it is pooled by"
+        )
+    return window, strides, pads
+
+
+def _tiles(x: jax.Array, window: tuple[int, int]) -> jax.Array:
+    """(B, Y, h, X, w, C); rows and columns that fill no window are left out."""
+    (B, H, W, C), (h, w) = x.shape, window
+    return x[:, : H // h * h, : W // w * w].reshape(B, H // h, h, W // w, w, C)
+
+
+@jax.custom_jvp
+def _max_of_tiles(tiles: Float[Array, "B Y h X w C"]) -> Float[Array, "B Y X C"]:
+    return tiles.max((2, 4))
+
+
+@_max_of_tiles.defjvp
+def _(primals: tuple, tangents: tuple) -> tuple:
+    """XLA's CPU gradient of a maximum over windows searches each of them again; this one remembers which was it."""
+    (tiles,), (moved,) = primals, tangents
+    h, w = tiles.shape[2], tiles.shape[4]
+    largest = tiles[:, :, 0, :, 0]
+    which = jnp.zeros(largest.shape, jnp.int16)
+    for i in range(1, h * w):
+        here = tiles[:, :, i // w, :, i % w]
+        which = jnp.where(here > largest, jnp.int16(i), which)
+        largest = jnp.maximum(largest, here)
+    places = jnp.arange(h * w, dtype=jnp.int16).reshape(1, 1, h, 1, w, 1)
+    chosen = which[:, :, None, :, None] == places
+    return largest, jnp.where(chosen, moved, 0).sum((2, 4))
