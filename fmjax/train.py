@@ -24,6 +24,9 @@ def main(argv: list[str] | None = None) -> int:
     from fmjax.start import start
 
     start(distributed=args.distributed)
+    import jax
+
+    from fmjax import report
     from fmjax.core.configfile import read
     from fmjax.run import fit, load_config
     from fmjax.training.folder import RunFolder
@@ -36,9 +39,11 @@ def main(argv: list[str] | None = None) -> int:
         raise UserError("give --config=FILE to begin a run, or --workdir=RUN to resume one")
     workdir = args.workdir or f"runs/{_name(args.config)}-{time.strftime('%Y%m%d-%H%M%S')}"
     run = fit(config, workdir, overrides, progress=False if args.quiet else None, began=began)
-    print(f"{run.word} at step {run.step}: {workdir}")
-    for name, value in run.numbers.items():
-        print(f"  {name} {value:.5g}")
+    if jax.process_index() == 0:
+        print(f"{run.word} at step {run.step}: {workdir}")
+        for name, value in run.numbers.items():
+            print(f"  {name} {value:.5g}")
+        print(f"  report {report.write([workdir])}")
     return 0
 
 

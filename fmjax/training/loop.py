@@ -109,7 +109,8 @@ class Loop:
         self.last: dict[str, float] = {}
         self.offset = 0  # the batch of step s is batch s + offset: a rollback passes over some
         self.skips_in_a_row = self.rollbacks = 0
-        self.saved = -1
+        self._saved: tuple[int, int] | None = None
+        self._frozen: str | None = None  # the digest under which frozen weights lie
         self._evaluated: set[tuple[str, int]] = set()
         self._asked = Interrupts()
         self._busy, self._counted = 0.0, 0  # seconds and steps since the last drain
@@ -159,7 +160,8 @@ class Loop:
                 f"the training data changed since this run was saved ({was} is now {now}): put it back"
             )
         step = int(manifest["step"])
-        self.offset, self.saved = int(manifest.get("data_offset", 0)), step
+        self.offset = int(manifest.get("data_offset", 0))
+        self._saved = (step, self.offset)
         for writer in self.writers:
             writer.truncate_after(step)
         self._recall(step)
@@ -414,7 +416,7 @@ class Loop:
             )
         state, manifest = self.restore()
         kept = int(manifest["step"])
-        self.offset, self.saved = self.offset + bad - kept, kept
+        self.offset += bad - kept
         for writer in self.writers:
             writer.truncate_after(kept)
         self._recall(kept)
@@ -422,16 +424,16 @@ class Loop:
         return state, kept
 
     def _save(self, step: int, state: State, wait: bool = False) -> None:
-        if self.checkpoints is None or self.saved == step:
-            if self.checkpoints is not None and wait:
-                self.checkpoints.wait()
+        if self.checkpoints is None:
             return
         manifest = {**self.facts, "step": step, "data_offset": self.offset, "seed": self.program.seed}
         if state.frozen:
-            manifest["frozen"] = self.checkpoints.save_frozen(state.frozen)
+            self._frozen = self._frozen or self.checkpoints.save_frozen(state.frozen)
+            manifest["frozen"] = self._frozen
         self.checkpoints.save(step, state.replace(frozen={}), manifest, wait=wait)
-        self.saved = step
-        self._event("saved", step)
+        if self._saved != (step, self.offset):  # the same again is not written again
+            self._event("saved", step)
+        self._saved = (step, self.offset)
 
     # ---- words -------------------------------------------------------------------------------------
     def _write(self, record: Mapping[str, Any]) -> None:
