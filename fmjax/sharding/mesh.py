@@ -26,7 +26,8 @@ def make_mesh(shape: Mapping[str, int], devices: Sequence[jax.Device] | None = N
     sizes = {name: int(shape.get(name, 1)) for name in AXES}
     free = [name for name, size in sizes.items() if size == -1]
     fixed = math.prod(size for size in sizes.values() if size != -1)
-    if len(free) > 1 or fixed < 1 or len(devices) % fixed or (not free and fixed != len(devices)):
+    wrong = len(free) > 1 or any(size < 1 and size != -1 for size in sizes.values())
+    if wrong or len(devices) % fixed or (not free and fixed != len(devices)):
         given = " x ".join(f"{name}={size}" for name, size in sizes.items() if size != 1) or "data=1"
         raise ConfigError(f"--config.mesh: {given} does not make {len(devices)} devices; one axis may be -1 to fill up")
     if free:

@@ -59,6 +59,8 @@ def shard_params(params: Tree, mesh: Mesh, recipe: str | tuple) -> Tree:
     if isinstance(recipe, str) and recipe not in RECIPES:
         raise ConfigError(f"--config.sharding: there is no recipe {recipe!r}; {did_you_mean(recipe, RECIPES)}")
     rules = RECIPES[recipe] if isinstance(recipe, str) else recipe
+    for axis in {axis for _, axes in rules if axes != LARGEST for axis in axes if axis} - set(mesh.shape):
+        raise ConfigError(f"--config.sharding: there is no axis {axis!r}; {did_you_mean(axis, mesh.shape)}")
 
     def pick(name: str, leaf: Any) -> NamedSharding:
         for pattern, axes in rules:
