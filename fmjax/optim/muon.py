@@ -46,7 +46,7 @@ _QUINTIC = (3.4445, -4.7750, 2.0315)  # steepest at 0; leaves singular values be
 
 
 def muon(
-    rate: Rate = 1e-3,
+    rate: Rate,
     adamw_rate: Rate | None = None,
     momentum: float = 0.95,
     nesterov: bool = True,

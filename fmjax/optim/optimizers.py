@@ -20,7 +20,7 @@ __all__ = [
 
 
 def sgd(
-    rate: Rate = 0.1,
+    rate: Rate,
     momentum: float = 0.0,
     nesterov: bool = False,
     l2: float = 0.0,
@@ -37,7 +37,7 @@ def sgd(
 
 
 def adam(
-    rate: Rate = 1e-3,
+    rate: Rate,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
@@ -53,7 +53,7 @@ def adam(
 
 
 def adamw(
-    rate: Rate = 1e-3,
+    rate: Rate,
     b1: float = 0.9,
     b2: float = 0.999,
     eps: float = 1e-8,
@@ -69,7 +69,7 @@ def adamw(
 
 
 def lion(
-    rate: Rate = 1e-4,
+    rate: Rate,
     b1: float = 0.9,
     b2: float = 0.99,
     decay: float = 0.0,
@@ -84,7 +84,7 @@ def lion(
 
 
 def adafactor(
-    rate: Rate = 1e-2,
+    rate: Rate,
     power: float = 0.8,
     clip: float | None = 1.0,
     momentum: float | None = None,

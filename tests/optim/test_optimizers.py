@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from ml_collections import ConfigDict
 from optim_lib import FEW, assert_close, compiled, gradients, run, run_optax, tree
 
 from fmjax.core.config import build, call, parse
@@ -158,6 +159,14 @@ def test_a_config_names_them_and_overrides_every_knob():
     theirs = optimizers.adamw(schedules.linear(0.1, 10), b2=0.5, decay=0.0, freeze=("head",))
     assert_close(ours, run(theirs, tree(0, names), gradients(2, names))[0], 0, 0)
     assert build(call(optimizers.sgd, rate=1)).report({"count": 0}) == {"rate": 1.0}
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "lion", "adafactor", "muon"])
+def test_an_optimizer_replaced_on_the_command_line_keeps_its_schedule(name):
+    config = ConfigDict({"optimizer": call(optimizers.adamw, rate=call(schedules.linear, peak=0.1, steps=10))})
+    parse(config, [f"--config.optimizer=fmjax.optim.optimizers:{name}", "--config.optimizer.rate.peak=0.2"])
+    made = build(config.optimizer)
+    assert made.report(made.init(tree(0, FEW))) == {"rate": np.float32(0.2)}
 
 
 @pytest.mark.parametrize(
