@@ -36,6 +36,8 @@ def steps_of(duration: str | int, examples: int, batch_size: int, total: int | N
 def resolve(config: ConfigDict, examples: int, batch_size: int) -> None:
     """Replace, in place, every duration of `config` by its number of steps."""
     total = steps_of(config.steps, examples, batch_size)
+    if total < 1:
+        raise ConfigError(f"--config.steps must be at least 1, not {total}")
     with config.ignore_type():
         config.steps = total
     for _, holder, key, value in walk(config):

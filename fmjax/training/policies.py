@@ -22,6 +22,10 @@ class Log:
     tensorboard: bool = True
     progress: bool = True
 
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise ConfigError(f"--config.log.every must be at least 1, not {self.every}")
+
 
 @dataclasses.dataclass(frozen=True)
 class Nan:
@@ -43,6 +47,8 @@ class Nan:
             raise ConfigError(f"--config.nan.action is stop, skip or rollback, not {self.action!r}")
         if self.spike and self.action != "rollback":
             raise ConfigError("--config.nan.spike needs --config.nan.action=rollback")
+        if self.limit < 1 or self.spike < 0:
+            raise ConfigError(f"--config.nan wants a limit of 1 or more and no negative spike, not {self}")
 
 
 class SpikeWatch:
@@ -83,6 +89,8 @@ class EarlyStop:
     def __post_init__(self) -> None:
         if self.mode not in ("min", "max"):
             raise ConfigError(f"--config.early_stop.mode is min or max, not {self.mode!r}")
+        if self.patience < 1 or self.delta < 0:
+            raise ConfigError(f"--config.early_stop wants a patience of 1 or more and no negative delta, not {self}")
 
 
 class Patience:

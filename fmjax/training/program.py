@@ -31,6 +31,10 @@ class Accumulation:
     steps: int = 1
     allow_coupled: bool = False
 
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ConfigError(f"accumulation.steps must be at least 1, not {self.steps}")
+
 
 @dataclasses.dataclass
 class Program:
@@ -61,6 +65,10 @@ class Program:
     load: Callable[[dict], dict] | None = None
 
     def __post_init__(self) -> None:
+        if self.ema is not None and not 0 <= self.ema < 1:
+            raise ConfigError(f"--config.ema must be a decay from 0 to below 1, such as 0.999, not {self.ema}")
+        if self.clip is not None and not self.clip > 0:
+            raise ConfigError(f"--config.clip must be a norm above 0, not {self.clip}; None does not clip")
         rows = len(next(iter(self.example.values())))
         parts = row_shards(self.mesh)
         self.local_rows(rows)

@@ -1,0 +1,149 @@
+"""Run by test_on_eight_devices.py in a process that has eight: what one device gives, eight give."""
+
+import os
+import shutil
+from pathlib import Path
+
+import jax
+import numpy as np
+import optax
+import pytest
+from stand_ins import BATCH, CASES, leaves, optimizer, records, tiny
+
+from fmjax.core.errors import ConfigError
+from fmjax.core.trees import flatten
+from fmjax.models.transformer import Decoder
+from fmjax.objectives.language import NextToken
+from fmjax.optim import optimizers
+from fmjax.run import Run, fit
+from fmjax.sharding.mesh import make_mesh
+from fmjax.training.checkpoint import Checkpoints
+from fmjax.training.program import Accumulation, Program
+
+EIGHT = {"data": 4, "fsdp": 2}
+
+
+def program(mesh, name, **kw):
+    objective = CASES[name]["objective"]
+    # Gradient descent: the bias before batch norm has no gradient but rounding, which Adam would blow up.
+    txs = {p.name: optimizer(optax.sgd(0.05)) for p in objective.players}
+    mesh = make_mesh(mesh, jax.devices()[: np.prod(list(mesh.values()))])
+    return Program(**CASES[name], optimizers=txs, mesh=mesh, example=BATCH, sharding="fsdp", ema=0.9, **kw)
+
+
+def train(p, steps):
+    state, batch, compiled, losses = p.begin(), p.put(p.example), p.compile(), []
+    for _ in range(steps):
+        state, packed = compiled(state, batch)
+        losses.append(compiled.unpack(jax.device_get(packed)))
+    return state, losses
+
+
+def close(a, b, tol):
+    for x, y in zip(leaves(a), leaves(b), strict=True):
+        np.testing.assert_allclose(x, y, rtol=tol, atol=tol)
+
+
+def test_there_are_eight():
+    assert jax.device_count() == 8
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_objective_is_the_same_on_eight_devices(name):
+    one, a = train(program({"data": 1}, name), 4)
+    eight, b = train(program(EIGHT, name), 4)
+    assert [m.keys() for m in a] == [m.keys() for m in b]
+    for m, n in zip(a, b):
+        assert n == pytest.approx(m, rel=2e-4, abs=2e-5)
+    close(one, eight, 2e-4)
+
+
+def test_accumulation_on_eight_devices_is_the_same():
+    one, _ = train(program({"data": 1}, "distill"), 3)
+    eight, _ = train(program(EIGHT, "distill", accumulation=Accumulation(2)), 3)
+    close(one, eight, 2e-4)
+
+
+def decoder(mesh, recipe):
+    tokens = (np.arange(8)[:, None] + np.arange(9)).astype(np.int32) % 32
+    return Program(
+        modules={"model": Decoder(vocab=32, width=32, depth=1, heads=4)},
+        objective=NextToken(),
+        optimizers={"model": optimizers.adamw(rate=1e-2)},
+        mesh=make_mesh(mesh, jax.devices()[: np.prod(list(mesh.values()))]),
+        example={"tokens": tokens, "valid": np.ones(8, np.float32)},
+        sharding=recipe,
+        ema=0.9,
+        clip=1.0,
+    )
+
+
+@pytest.fixture(scope="module")
+def on_one():
+    return train(decoder({"data": 1}, "replicate"), 3)
+
+
+@pytest.mark.parametrize(("mesh", "recipe"), [
+    (EIGHT, "fsdp"),
+    ({"data": 2, "tensor": 4}, "tensor"),
+    ({"data": 2, "fsdp": 2, "tensor": 2}, "fsdp_tensor"),
+    ({"data": 8}, "replicate"),
+], ids=["fsdp", "tensor", "fsdp_tensor", "replicate"])  # fmt: skip
+def test_a_decoder_learns_the_same_wherever_its_weights_lie(on_one, mesh, recipe):
+    p = decoder(mesh, recipe)
+    state, losses = train(p, 3)
+    for m, n in zip(on_one[1], losses):
+        assert n == pytest.approx(m, rel=1e-3, abs=1e-5)
+    close(state.params, on_one[0].params, 1e-3)
+    for want, x in zip(jax.tree.leaves(p.shardings), jax.tree.leaves(state), strict=True):
+        assert x.sharding.is_equivalent_to(want, x.ndim)
+
+
+def test_moments_and_averages_lie_where_their_weights_lie_and_memory_is_saved():
+    state, _ = train(decoder(EIGHT, "fsdp"), 1)
+    flat = flatten({"params": state.params, "ema": state.ema, "opt": state.opt_state})
+    name = "model/block_0/feed_forward/up/kernel"
+    found = [k for k in flat if k.endswith(name)]
+    assert len(found) == 4  # weight, average, two moments
+    for k in found:
+        assert {s.data.size for s in flat[k].addressable_shards} == {flat[k].size // 2}, k
+
+
+def test_a_state_saved_by_eight_is_restored_by_one(tmp_path):
+    eight, one = program(EIGHT, "supervised"), program({"data": 1}, "supervised")
+    state, _ = train(eight, 2)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(2, state, {}, wait=True)
+        again, _ = checkpoints.restore(one.abstract)
+    for x, y in zip(leaves(state), leaves(again), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_a_run_begun_on_one_device_goes_on_on_eight(tmp_path):
+    """The folder of the uninterrupted run, and that of a run stopped at step 4, come from the process with one."""
+    home = Path(os.environ["ONE_DEVICE_RUNS"])
+    shutil.copytree(home / "half", tmp_path / "half")
+    run = fit(
+        tiny(8),
+        tmp_path / "half",
+        ["--config.accumulation.steps=1", "--config.mesh.fsdp=2", "--config.sharding=fsdp", "--config.data.threads=2"],
+    )
+    assert (run.word, run.step) == ("finished", 8)
+    assert dict(run.parts.program.mesh.shape)["data"] == 4
+    there, here = records(home / "whole", "train"), records(tmp_path / "half", "train")
+    assert [r["batch"] for r in here] == [r["batch"] for r in there]
+    assert [r["loss"] for r in here] == pytest.approx([r["loss"] for r in there], rel=1e-3)
+    whole = Run.load(home / "whole")
+    close(run.state.params, whole.state.params, 5e-3)
+
+
+@pytest.mark.parametrize(("overrides", "said"), [
+    (["--config.mesh.data=3"], "data=3 does not make 8 devices"),
+    (["--config.data.batch_size=12"], "a batch of 12 rows does not divide over 8 devices"),
+    (["--config.accumulation.steps=2"], "a batch of 8 rows does not divide into 2 microbatches on 8 devices"),
+    (["--config.accumulation.steps=1", "--config.evals.validation.data.batch_size=4"],
+     "config.evals.validation: a batch of 4 rows does not divide over 8 devices"),
+])  # fmt: skip
+def test_what_does_not_divide_is_refused_before_step_0(overrides, said):
+    with pytest.raises(ConfigError, match=said):
+        fit(tiny(4), overrides=overrides)
