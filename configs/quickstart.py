@@ -10,7 +10,8 @@ from ml_collections import ConfigDict
 
 from fmjax.core.config import call
 from fmjax.data import corpora, pipeline, text, tokenizers
-from fmjax.evals import evaluators, metrics
+from fmjax.decoding import sampling
+from fmjax.evals import evaluators, metrics, samples
 from fmjax.models import transformer
 from fmjax.objectives import language
 from fmjax.optim import optimizers, schedules
@@ -37,4 +38,7 @@ def get_config(size: Literal["full", "small", "smoke"] = "full") -> ConfigDict:
     one_pass = call(pipeline.one_pass, source=whole, batch_size=32, limit=None if full else 64)
     numbers = {"loss": metrics.loss, "bits_per_byte": metrics.BitsPerByte}
     config.evals = {"validation": call(evaluators.average, data=one_pass, metrics=numbers)}
+    sampler = call(sampling.Sampler, length=400 if full else 16)
+    prompts = ("def ", "class ", "import ", "for ")
+    config.evals.samples = call(samples.samples, tokenizer=byte, prompts=prompts, predict=sampler)
     return config

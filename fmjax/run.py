@@ -107,13 +107,12 @@ def assemble(
     if not getattr(data, "endless", False):
         raise ConfigError("--config.data: training needs data without end: use pipeline.stream")
     resolve(config, data.examples, data.batch_size)
-    models = {"model": config.model} if "model" in config else dict(config.models)
-    modules = {k: _in_dtype(build(v, f"config.models.{k}"), config.dtype) for k, v in models.items()}
-    optimizers = {"model": config.optimizer} if "optimizer" in config else dict(config.optimizers)
+    modules = {k: _in_dtype(m, config.dtype) for k, m in _one_or_several(config, "model", "models").items()}
+    optimizers = _one_or_several(config, "optimizer", "optimizers")
     program = Program(
         modules=modules,
         objective=build(config.objective, "config.objective"),
-        optimizers={k: build(v, f"config.optimizers.{k}") for k, v in optimizers.items()},
+        optimizers=optimizers,
         mesh=mesh,
         example=data.batch(0, seed=config.seed),
         seed=config.seed,
@@ -132,6 +131,13 @@ def assemble(
         _try(name, evaluator, program)
     _watch(config, evaluators)
     return Parts(config, data, evaluators, program)
+
+
+def _one_or_several(config: ConfigDict, one: str, several: str) -> dict[str, Any]:
+    """{name: what is built}; a single one is called "model"."""
+    if one in config:
+        return {"model": build(config[one], f"config.{one}")}
+    return {name: build(node, f"config.{several}.{name}") for name, node in config[several].items()}
 
 
 def _try(name: str, evaluator: Any, program: Program) -> None:

@@ -27,7 +27,12 @@ def get_config(size: Literal["full", "smoke"] = "full") -> ConfigDict:
         mean=(0.491, 0.482, 0.447),
         std=(0.247, 0.243, 0.262),
     )
-    rate = call(schedules.warmup_cosine, peak=1e-3, steps=config.get_oneway_ref("steps"), warmup="1epochs")
+    rate = call(
+        schedules.warmup_cosine,
+        peak=1e-3,
+        steps=config.get_oneway_ref("steps"),
+        warmup="1epochs" if size == "full" else 0,
+    )
     config.optimizer = call(optimizers.adamw, rate=rate, decay=0.01)
     train = call(sources.Tfds, name="cifar10", split="train[:45000]")
     config.data = call(pipeline.stream, source=train, batch_size=128)

@@ -1,0 +1,101 @@
+"""Learning results over seeds: `python benchmarks/seeds.py NAME [NAME ...]` trains, and writes a row for each.
+
+Every seed is an ordinary run in a folder of its own, so that the command can be stopped and given again; the row keeps
+each seed's number, their mean and spread.
+"""
+
+import argparse
+import dataclasses
+import sys
+import time
+from pathlib import Path
+
+from fmjax import results
+from fmjax.core.errors import exits
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """One row: a config, overrides, and the number that counts."""
+
+    task: str
+    metric: str
+    config: str
+    seeds: int = 3
+    overrides: tuple[str, ...] = ()
+    baseline: tuple[str, float] | None = None
+    published: tuple[float, str] | None = None
+    target: str | None = None
+    note: str = ""
+
+
+STUDIES = {
+    "mlp_mnist": Study(
+        "784-128-10 on MNIST, plain recipe", "test/accuracy", "configs/vision/mlp_mnist.py", seeds=5,
+        published=(0.984, "one published run of this network"), target="a bare prototype's mean 0.978",
+    ),
+    "mlp_mnist_better": Study(
+        "784-128-10 on MNIST, better recipe", "test/accuracy", "configs/vision/mlp_mnist.py:better", seeds=5,
+        published=(0.984, "one published run of this network"), target=">= 0.984",
+        note="augmentation, schedule and averages, chosen on 5,000 training images",
+    ),
+    "convnet_digits": Study(
+        "convolutional network on scikit-learn's digits", "test/accuracy", "configs/vision/convnet_digits.py", seeds=5,
+        target=">= 0.97",
+    ),
+    "convnet_cifar10": Study(
+        "classic 32-64-128 network on CIFAR-10", "test/accuracy", "configs/vision/convnet_cifar10.py",
+        published=(0.72, "published for this network"), target=">= 0.72",
+        note="this copy of the images went through JPEG, which costs a little accuracy",
+    ),
+    "gpt_shakespeare_char": Study(
+        "character GPT on tiny Shakespeare, validation loss (nats)", "validation/loss",
+        "configs/language/gpt_shakespeare_char.py", published=(1.88, "nanoGPT README, CPU recipe"), target="<= 1.88",
+    ),
+}  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Read the names, train every seed, write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="+", choices=STUDIES)
+    parser.add_argument("--workdir", default="runs/seeds", help="where the runs go")
+    args = parser.parse_args(argv)
+
+    from fmjax.start import start
+
+    start()
+    from fmjax.run import fit, prepare
+
+    for name in args.names:
+        study, values, seconds = STUDIES[name], [], []
+        for seed in range(study.seeds):
+            began = time.perf_counter()
+            folder = Path(args.workdir) / name / f"seed_{seed}"
+            run = fit(study.config, folder, [*study.overrides, f"--config.seed={seed}"], progress=False)
+            if run.word != "finished":
+                print(f"interrupted at seed {seed} of {name}: give the command again", file=sys.stderr)
+                return 1
+            values.append(run.numbers[study.metric])
+            seconds.append(time.perf_counter() - began)
+            print(f"{name} seed {seed}: {study.metric} {values[-1]:.5g} in {seconds[-1]:.0f} s", flush=True)
+        config, _ = prepare(study.config, study.overrides)
+        middle = sorted(seconds)[len(seconds) // 2]
+        results.write_row(
+            name,
+            task=study.task,
+            metric=study.metric,
+            command=f"python benchmarks/seeds.py {name}",
+            values=values,
+            seeds=list(range(study.seeds)),
+            config=config,
+            baseline=study.baseline and {"name": study.baseline[0], "value": study.baseline[1]},
+            published=study.published and {"value": study.published[0], "source": study.published[1]},
+            target=study.target,
+            note="; ".join(filter(None, [study.note, f"median {middle:.0f} s a seed, everything included"])),
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    exits(main)()

@@ -1,0 +1,32 @@
+"""Every config takes two steps at smoke size, evaluators and report included."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from fmjax.run import fit
+
+ROOT = Path(__file__).parents[1]
+CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py"))
+NEEDS_DATA = {
+    "configs/vision/mlp_mnist.py",
+    "configs/vision/convnet_cifar10.py",
+    "configs/language/gpt_shakespeare_char.py",
+}
+
+
+@pytest.mark.parametrize("config", CONFIGS)
+def test_every_config_takes_two_steps(config, monkeypatch):
+    if config in NEEDS_DATA and not os.environ.get("FMJAX_DATA"):
+        pytest.skip("FMJAX_DATA names no folder with this config's data set")
+    monkeypatch.chdir(ROOT)
+    run = fit(f"{config}:smoke", progress=False)
+    assert (run.step, run.word) == (2, "finished")
+    assert run.numbers
+    assert all(value == value for value in run.numbers.values()), run.numbers
+
+
+def test_every_config_says_how_to_run_it():
+    for config in CONFIGS:
+        assert f"python -m fmjax.train --config={config}" in (ROOT / config).read_text(), config
