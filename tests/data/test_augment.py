@@ -17,11 +17,8 @@ X_BHWC = jax.random.uniform(jax.random.key(7), (6, 12, 10, 3))
 KEY = jax.random.key(0)
 ALL = {
     "flip": augment.flip(),
-    "flip_vertical": augment.flip(vertical=True),
     "padded_crop": augment.padded_crop(3),
-    "padded_crop_reflect": augment.padded_crop(3, mode="reflect"),
     "affine": augment.affine(30, 20, 0.3, 0.2),
-    "affine_edge": augment.affine(30, 20, 0.3, 0.2, edge=True),
     "affine_fill": augment.affine(30, 20, 0.3, 0.2, fill=1.0),
     "erase": augment.erase(0.7),
     "color_jitter": augment.color_jitter(0.8, 0.8, 0.8),
@@ -128,8 +125,8 @@ def test_warp_is_scipys_affine_transform(matrix, shift, fill):
 
 def test_affine_draws_within_its_ranges_and_reaches_both_ends():
     """A blob's centre of mass and axes tell how far it was moved, turned and grown."""
-    row, column = np.mgrid[:41, :41] - 20.0
-    blob = np.exp(-(row**2) / 50 - column**2 / 8).astype(np.float32)[None, :, :, None].repeat(300, 0)
+    row, column = np.float32(np.mgrid[:41, :41]) - 20
+    blob = np.exp(-(row**2) / 50 - column**2 / 8).astype(np.float32)[None, :, :, None].repeat(150, 0)
 
     def moments(x):
         x = np.asarray(x)[..., 0]

@@ -37,17 +37,19 @@ PLAIN = {name: make() for name, make in ALL.items()}
 COSINE = schedules.warmup_cosine(0.1, 20, 3, start=0.02)
 THEIRS = optax.warmup_cosine_decay_schedule(0.02, 0.1, 3, 20)
 MASK = {"mask": lambda w: jax.tree.map_with_path(lambda p, _: p[-1].key in ("kernel", "embedding"), w)}
+L2 = optax.add_decayed_weights(0.3, **MASK)
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
         (optimizers.sgd(COSINE), optax.sgd(THEIRS)),
-        (optimizers.sgd(COSINE, 0.9), optax.sgd(THEIRS, 0.9)),
         (optimizers.sgd(COSINE, 0.9, True), optax.sgd(THEIRS, 0.9, True)),
-        (optimizers.sgd(0.1, 0.9, l2=0.3), optax.chain(optax.add_decayed_weights(0.3, **MASK), optax.sgd(0.1, 0.9))),
-        (optimizers.adam(COSINE, 0.8, 0.95), optax.adam(THEIRS, 0.8, 0.95)),
-        (optimizers.adam(COSINE, l2=0.3), optax.chain(optax.add_decayed_weights(0.3, **MASK), optax.adam(THEIRS))),
+        (optimizers.sgd(0.1, 0.9, l2=0.3), optax.chain(L2, optax.sgd(0.1, 0.9))),
+        (
+            optimizers.adam(COSINE, 0.8, l2=0.3),
+            optax.chain(L2, optax.adam(THEIRS, 0.8)),
+        ),
         (optimizers.adamw(COSINE, decay=0.3), optax.adamw(THEIRS, weight_decay=0.3, **MASK)),
         (optimizers.lion(COSINE, decay=0.3), optax.lion(THEIRS, weight_decay=0.3, **MASK)),
         (optimizers.adafactor(COSINE, factor_from=4), optax.adafactor(THEIRS, min_dim_size_to_factor=4)),
@@ -60,19 +62,7 @@ MASK = {"mask": lambda w: jax.tree.map_with_path(lambda p, _: p[-1].key in ("ker
             optax.adam(0.1, mu_dtype="bfloat16"),
         ),
     ],
-    ids=[
-        "sgd",
-        "momentum",
-        "nesterov",
-        "sgd_l2",
-        "adam",
-        "adam_l2",
-        "adamw",
-        "lion",
-        "adafactor",
-        "plain",
-        "adam_bf16",
-    ],
+    ids=["sgd", "nesterov", "sgd_l2", "adam_l2", "adamw", "lion", "adafactor", "plain", "bf16"],
 )
 def test_it_takes_the_steps_of_its_optax_reference(ours, theirs):
     weights, grads = tree(0, FEW), gradients(5, FEW)
@@ -120,7 +110,8 @@ def test_l2_reaches_the_moments_and_only_matrices(name):
 
 @pytest.mark.parametrize("name", sorted(ALL))
 def test_the_loss_falls_on_a_quadratic_with_one_trace_and_a_state_of_arrays(name):
-    weights, goal, optimizer = tree(), tree(1), PLAIN[name]
+    names = (*FEW, "block_0/attention/query/kernel")
+    weights, goal, optimizer = tree(0, names), tree(1, names), PLAIN[name]
     update, traces = compiled(optimizer)
     state, structure, losses, rates = optimizer.init(weights), None, [], []
     for _ in range(50):
