@@ -43,7 +43,7 @@ def get_config(size: Literal["full", "smoke"] = "full") -> ConfigDict:
         data = call(pipeline.one_pass, source=source, batch_size=500)
         return call(evaluators.average, data=data, metrics={**numbers, **more}, every=every)
 
-    every = "1epochs" if size == "full" else 0
+    every = "1epochs" if size == "full" else 1
     config.evals = {
         "validation": over("train[45000:]", every),
         "test": over("test", 0, confusion=metrics.ConfusionMatrix),
