@@ -33,7 +33,12 @@ class NextToken(Objective):
     def check(self, batch: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         if "tokens" not in batch:
             raise DataError(f"the objective reads 'tokens', and the batch holds {', '.join(sorted(batch))}")
-        vocab, top = outputs["logits"].shape[-1], int(np.max(batch["tokens"], initial=0))
+        vocab, tokens = outputs["logits"].shape[-1], batch["tokens"]
+        top, low = int(np.max(tokens, initial=0)), int(np.min(tokens, initial=0))
+        if low < 0:
+            raise DataError(
+                f"token {low} is out of range: tokens are 0 or more; padding has weight 0, not another token"
+            )
         if top >= vocab:
             raise DataError(
                 f"token {top} is out of range: the model has {vocab}; set --config.model.vocab to the data's"
