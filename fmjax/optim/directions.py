@@ -1,7 +1,7 @@
 """Where to go, given the gradients: momentum, Adam and Lion as optax transforms over trees with gaps.
 
-They are optax's `trace`, `scale_by_adam` and `scale_by_lion` with one pass less over the weights: `descend`
-gives them the count of updates, and the corrections of Adam's bias are two scalars.
+They are optax's `trace`, `scale_by_adam` and `scale_by_lion` (and as fast), with the one count of updates that
+`descend` keeps instead of one each, and with Adam's bias corrected to full precision.
 """
 
 import math
