@@ -21,8 +21,8 @@ from jaxtyping import Array, Float
 Pads = tuple[tuple[int, int], tuple[int, int]]  # (above, below), (left, right)
 
 NHWC = ("NHWC", "HWIO", "NHWC")
-CHUNK_BYTES = 1 << 20  # of input and gradient, summed into the kernel's gradient at once: about one core's cache
-CHUNK_WORK = 1 << 19  # places x min(terms of a sum, 1024) of a chunk that still splits evenly over threads
+CHUNK_BYTES = 1 << 20  # of what a pass over part of the batch reads: about one core's cache
+FEW_TERMS = 80  # numbers in a sum
 
 
 def convolve_folded(
@@ -56,12 +56,15 @@ def convolve_folded(
 @partial(jax.custom_vjp, nondiff_argnums=(2,))
 def _dense(x: Float[Array, "B H W I"], kernel: Float[Array, "h w I O"], pads: Pads) -> Float[Array, "B Y X O"]:
     """Stride 1, padding below the size of the kernel."""
-    terms = min(math.prod(kernel.shape[:3]), 1024)
-    size = -(-CHUNK_WORK // (terms * x.shape[2]))
-    forward = partial(_forward, kernel=kernel.astype(jnp.float32), pads=pads)
-    chunks, batch = _chunks(size, x)
-    out = forward(chunks[0]) if chunks.shape[0] == 1 else lax.map(forward, chunks)
-    return out.reshape(-1, *out.shape[-3:])[:batch].astype(x.dtype)
+    if math.prod(kernel.shape[:3]) <= FEW_TERMS:
+        return _patches(x, kernel, pads)
+    B, H, W, C = x.shape
+    rows = x.astype(jnp.float32).transpose(1, 2, 0, 3).reshape(1, H, W * B, C)
+    wide = (pads[0], tuple(p * B for p in pads[1]))
+    out = lax.conv_general_dilated(
+        rows, kernel.astype(jnp.float32), (1, 1), wide, rhs_dilation=(1, B), dimension_numbers=NHWC
+    )
+    return out.reshape(out.shape[1], -1, B, out.shape[-1]).transpose(2, 0, 1, 3).astype(x.dtype)
 
 
 def _dense_fwd(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple:
@@ -78,12 +81,19 @@ def _dense_bwd(pads: Pads, saved: tuple, dy: jax.Array) -> tuple:
 _dense.defvjp(_dense_fwd, _dense_bwd)
 
 
-def _forward(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
-    B, H, W, C = x.shape
-    rows = x.astype(jnp.float32).transpose(1, 2, 0, 3).reshape(1, H, W * B, C)
-    wide = (pads[0], tuple(p * B for p in pads[1]))
-    out = lax.conv_general_dilated(rows, kernel, (1, 1), wide, rhs_dilation=(1, B), dimension_numbers=NHWC)
-    return out.reshape(out.shape[1], -1, B, out.shape[-1]).transpose(2, 0, 1, 3)
+def _patches(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
+    """The first layer of a network: so few numbers a sum that copying them into the rows of a matrix is cheaper."""
+    (h, w, C, O), weights = kernel.shape, kernel.astype(jnp.float32).reshape(-1, kernel.shape[3])  # noqa: E741
+    Y, X = (n + sum(p) - k + 1 for n, p, k in zip(x.shape[1:3], pads, (h, w)))
+
+    def product(x: jax.Array) -> jax.Array:
+        x = jnp.pad(x.astype(jnp.float32), ((0, 0), *pads, (0, 0)))
+        terms = jnp.concatenate([x[:, i : i + Y, j : j + X] for i in range(h) for j in range(w)], -1)
+        return (terms.reshape(-1, h * w * C) @ weights).reshape(-1, Y, X, O)
+
+    xs = _chunks(CHUNK_BYTES // (4 * Y * X * h * w * C), x)
+    out = product(xs[0]) if xs.shape[0] == 1 else lax.map(product, xs)
+    return out.reshape(-1, Y, X, O)[: x.shape[0]].astype(x.dtype)
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array, pads: Pads) -> jax.Array:
@@ -96,19 +106,19 @@ def _kernel_gradient(x: jax.Array, dy: jax.Array, pads: Pads) -> jax.Array:
         return out.reshape(out.shape[1], -1, C, out.shape[-1])
 
     each = 4 * (math.prod(x.shape[1:]) + math.prod(dy.shape[1:]))
-    size = CHUNK_BYTES // each
-    (xs, _), (dys, _) = _chunks(size, x), _chunks(size, dy)
+    xs, dys = _chunks(CHUNK_BYTES // each, x), _chunks(CHUNK_BYTES // each, dy)
     if xs.shape[0] == 1:
         return gradient(xs[0], dys[0])
     first = jnp.zeros(jax.eval_shape(gradient, xs[0], dys[0]).shape, jnp.float32)
     return lax.scan(lambda total, pair: (total + gradient(*pair), None), first, (xs, dys))[0]
 
 
-def _chunks(size: int, x: jax.Array) -> tuple[jax.Array, int]:
-    """The batch in equal parts of about `size`, (parts, size, ...), padded with zero examples; and its true length."""
+def _chunks(size: int, x: jax.Array) -> jax.Array:
+    """The batch in equal parts of `size` or less, (parts, size, ...), filled up with zero examples."""
     batch = x.shape[0]
-    parts = -(-batch // max(1, min(size, batch)))
-    size = -(-batch // parts)
-    if parts * size != batch:
-        x = jnp.pad(x, ((0, parts * size - batch), (0, 0), (0, 0), (0, 0)))
-    return x.reshape(parts, size, *x.shape[1:]), batch
+    size = max(1, min(size, batch))
+    even = max(n for n in range(1, size + 1) if batch % n == 0)
+    size = even if 2 * even > size else -(-batch // -(-batch // size))
+    if batch % size:
+        x = jnp.pad(x, ((0, -batch % size), (0, 0), (0, 0), (0, 0)))
+    return x.reshape(-1, size, *x.shape[1:])
