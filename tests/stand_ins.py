@@ -77,6 +77,8 @@ class Plain(Objective):
         return loss._replace(sum=loss.sum + extra), {"loss": loss}
 
     def predict(self, name, nets, batch):
+        if name != "predict":
+            return super().predict(name, nets, batch)
         logits = nets["model"](batch["features"])
         return {"logits": logits, "targets": batch["label"], "weights": batch["valid"]}
 
