@@ -77,7 +77,9 @@ def interrupt(workdir: Path, number: int, delay: float) -> tuple[int, float] | N
     began = time.perf_counter()
     run.send_signal(number)
     _, said = run.communicate()
-    if run.returncode not in (0, -number):
+    if run.returncode == -signal.SIGTERM and (workdir / "state").read_text() == "finished\n":
+        return None  # it was on its way out
+    if run.returncode not in (0, -signal.SIGKILL):
         raise DataError(f"an interrupted run exited with {run.returncode}: {said[-2000:]}")
     return run.returncode, time.perf_counter() - began
 
@@ -98,6 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
+    parser.add_argument("--folder", type=Path, help="where the rows go (default: experiments/results)")
     args = parser.parse_args(argv)
     rng = random.Random(args.seed)
     with tempfile.TemporaryDirectory(prefix="fmjax-kill-") as base:
@@ -133,6 +136,7 @@ def _row(word: str, same: list[float], codes: list[int], times: list[float], arg
         repeats=len(same),
         config=read("configs/quickstart.py:small"),
         target=1.0,
+        folder=args.folder and args.folder.absolute(),
         note=how,
     )
 

@@ -29,6 +29,9 @@ def exits(main: Callable[..., int | None]) -> Callable[..., None]:
         except UserError as error:
             print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
             sys.exit(2)
+        except KeyboardInterrupt:
+            print("interrupted", file=sys.stderr)
+            sys.exit(130)
         except BrokenPipeError:
             sys.exit(141)
 
