@@ -19,7 +19,7 @@ from fmjax.training import policies
 
 def get_config(size: Literal["full", "smoke"] = "full") -> ConfigDict:
     """`size` is "full", or "smoke" for the two steps that the tests take."""
-    config = ConfigDict({"seed": 0, "steps": {"full": "20epochs", "smoke": 2}[size]})
+    config = ConfigDict({"seed": 0, "steps": {"full": "10epochs", "smoke": 2}[size]})
     config.model = call(convnet.ConvNet, widths=(32, 64, 128), dense=512, dropout=0.5, classes=10)
     config.objective = call(
         supervised.Classify,
