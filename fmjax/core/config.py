@@ -62,6 +62,11 @@ def build(node: Any, at: str = "config", **late: Any) -> Any:
         if "call" not in node:
             return values
         fn = load_callable(node["call"], at)
+        types_ = hints(fn)
+        for key, parameter in inspect.signature(fn).parameters.items():
+            empty = key in values and values[key] is None and parameter.default is parameter.empty
+            if empty and key in types_ and type(None) not in members(types_[key]):
+                raise ConfigError(f"--{at}.{key} has no value, and {node['call']} needs one")
         try:
             inspect.signature(fn).bind(**values, **late)
         except TypeError as error:
@@ -188,8 +193,11 @@ def _replace(old: Any, new: Callable) -> ConfigDict:
     if old is not None and "ref" in old and len(old) == 1:
         return _note(new)
     base = new.func if isinstance(new, functools.partial) else new  # keep what it requires
-    required = {k for k, p in inspect.signature(base).parameters.items() if p.default is p.empty}
-    return call(new, **{k: old[k] for k in required if k in (old or ())})
+    types_, node = hints(base), call(new)
+    for key, parameter in inspect.signature(base).parameters.items():
+        if parameter.default is parameter.empty and parameter.kind is not parameter.VAR_KEYWORD and key not in node:
+            node[key] = old[key] if key in (old or ()) else _note(None, types_.get(key))  # an empty field to fill
+    return node
 
 
 def _note(v: Any, hint: Any = None) -> Any:

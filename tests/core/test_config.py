@@ -105,6 +105,14 @@ def test_a_nested_call_is_replaced_and_its_fields_overridden_in_one_command():
     assert (config.model.vocab, config.model.width, config.model.stages) == (9, 16, (1, 1))
 
 
+def test_what_a_new_callable_requires_and_the_old_one_lacks_is_a_field_to_fill():
+    config, _ = over("model.norm=config_lib:warmup_cosine", "model.norm.peak=0.5", "model.norm.steps=7")
+    assert build(config.model.norm) == ("rate", 0.5, 7, 0.1)
+    config, _ = over("model.norm=config_lib:warmup_cosine", "model.norm.peak=0.5")
+    with pytest.raises(ConfigError, match=r"config\.norm\.steps has no value"):
+        build(config.model)
+
+
 def test_a_partial_is_a_variant_with_every_field_on_record():
     model = call(lib.small, vocab=9)
     assert model.call == "config_lib:Decoder"
