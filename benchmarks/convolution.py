@@ -93,10 +93,7 @@ def layers(repeats: int, torch_python: str | None) -> str:
             seconds["torch"] = spread(times)
             rate["torch"] = work / seconds["torch"]["median"] / 1e9
         for name, t in seconds.items():
-            print(
-                json.dumps({"shape": shape, "name": name, "gflops": round(rate[name], 1), **t, "load": load()}),
-                flush=True,
-            )
+            report(shape=shape, name=name, gflops=round(rate[name], 1), **t)
         peer = f"{rate['torch']:.0f} | " if torch_python else ""
         rows.append(
             f"| {B} x {H}x{W}, {I} to {O} | {rate['ceiling']:.0f} | {rate['folded']:.0f} | {rate['xla']:.0f} | {peer}"

@@ -4,6 +4,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
@@ -29,9 +30,9 @@ def max_pool(
     window, strides, pads = _check(x, window, strides, padding)
     if strides == window and not any(sum(pads, ())):
         return _max_of_tiles(_tiles(x, window))
-    return lax.reduce_window(
-        x, jnp.array(-jnp.inf, x.dtype), lax.max, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0))
-    )
+    least = -jnp.inf if jnp.issubdtype(x.dtype, jnp.inexact) else jnp.iinfo(x.dtype).min
+    start = np.array(least, x.dtype)  # of numpy: an array of jax hides that this is a maximum, which has a gradient
+    return lax.reduce_window(x, start, lax.max, (1, *window, 1), (1, *strides, 1), _all(pads))
 
 
 def avg_pool(
@@ -50,8 +51,7 @@ def avg_pool(
         return _tiles(x, window).mean((2, 4))
 
     def total(x: jax.Array) -> jax.Array:
-        zero = jnp.zeros((), x.dtype)
-        return lax.reduce_window(x, zero, lax.add, (1, *window, 1), (1, *strides, 1), ((0, 0), *pads, (0, 0)))
+        return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, (1, *window, 1), (1, *strides, 1), _all(pads))
 
     if not any(sum(pads, ())):
         return total(x) / math.prod(window)
@@ -69,6 +69,10 @@ def _check(
             f"an image of {x.shape[1]}x{x.shape[2]} is smaller than the {window[0]}x{window[1]} window it is pooled by"
         )
     return window, strides, pads
+
+
+def _all(pads: Pads) -> tuple:
+    return ((0, 0), *pads, (0, 0))
 
 
 def _tiles(x: jax.Array, window: tuple[int, int]) -> jax.Array:
