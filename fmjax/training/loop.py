@@ -426,14 +426,17 @@ class Loop:
     def _save(self, step: int, state: State, wait: bool = False) -> None:
         if self.checkpoints is None:
             return
+        if self._saved == (step, self.offset):  # restored from it, or saved already: it is not written again
+            if wait:
+                self.checkpoints.wait()
+            return
         manifest = {**self.facts, "step": step, "data_offset": self.offset, "seed": self.program.seed}
         if state.frozen:
             self._frozen = self._frozen or self.checkpoints.save_frozen(state.frozen)
             manifest["frozen"] = self._frozen
         self.checkpoints.save(step, state.replace(frozen={}), manifest, wait=wait)
-        if self._saved != (step, self.offset):  # the same again is not written again
-            self._event("saved", step)
         self._saved = (step, self.offset)
+        self._event("saved", step)
 
     # ---- words -------------------------------------------------------------------------------------
     def _write(self, record: Mapping[str, Any]) -> None:
