@@ -27,7 +27,7 @@ def get_config(size: Literal["full", "small", "smoke"] = "full") -> ConfigDict:
     )  # fmt: skip
     config.objective = call(language.NextToken)
     steps = config.get_oneway_ref("steps")
-    rate = call(schedules.warmup_cosine, peak=3e-3, steps=steps, warmup="5%")
+    rate = call(schedules.warmup_cosine, peak=5e-3, steps=steps, warmup="5%")
     tables = call(schedules.warmup_cosine, peak=1e-2, steps=steps, warmup="5%")
     config.optimizer = call(optimizers.muon, rate=rate, adamw_rate=tables)
     config.clip = 1.0

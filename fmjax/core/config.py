@@ -163,7 +163,8 @@ def _swap(config: ConfigDict, arg: str, swapped: dict[str, Any]) -> bool:
     old = _child(holder, key, path)
     if DURATION.fullmatch(value) or value.isdigit():
         was_duration = isinstance(old, str) and DURATION.fullmatch(old)
-        if not was_duration and (value.isdigit() or type(old) is not int):
+        counts = type(old) is int or (old is None and holder.get_type(key) is int)
+        if not was_duration and (value.isdigit() or not counts):
             return False
         with holder.ignore_type():
             holder[key] = int(value) if value.isdigit() else value
@@ -173,7 +174,8 @@ def _swap(config: ConfigDict, arg: str, swapped: dict[str, Any]) -> bool:
             raise ConfigError(f"--config.{path} may not be None")
         with holder.ignore_type():
             holder[key] = _note(None, hint)
-    elif isinstance(old, (ConfigDict, type(None))):
+    elif not isinstance(old, str):
+        old = old if isinstance(old, ConfigDict) else None
         with holder.ignore_type():
             holder[key] = _replace(old, load_callable(value, f"config.{path}"))
     else:

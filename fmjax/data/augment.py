@@ -98,6 +98,9 @@ def affine(
     _check(rotate=(rotate, 0, 180), zoom=(zoom, 0, 0.99), translate=(translate, 0, 1), fill=(fill, 0, 1))
     _check(shear=(shear, 0, 80))
 
+    if not (rotate or shear or zoom or translate):
+        return lambda rng, images: images  # free, so that a config can hold one for overrides to turn on
+
     def move(rng: jax.Array, image: jax.Array) -> jax.Array:
         turn, slant, grow, *shift = jax.random.uniform(rng, (5,), minval=-1.0, maxval=1.0)
         angle, lean, size = math.radians(rotate) * turn, jnp.tan(math.radians(shear) * slant), 1 + zoom * grow

@@ -119,6 +119,12 @@ def test_a_partial_is_a_variant_with_every_field_on_record():
     assert (model.width, model.depth, model.stages) == (16, 2, (1, 1))
 
 
+def test_a_number_is_replaced_by_a_call():
+    config = ConfigDict({"steps": 300, "optimizer": call(lib.adamw, rate=1e-3)})
+    parse(config, [f"--config.optimizer.rate{x}" for x in ("=config_lib:warmup_cosine", ".peak=0.5", ".steps=10%")])
+    assert (config.optimizer.rate.peak, config.optimizer.rate.steps) == (0.5, "10%")
+
+
 def test_one_element_of_a_tuple_of_calls():
     config, _ = over("data.transforms[0].pad=4")
     assert build(config.data)[3] == (("crop", 4), ("flip", 0.5))
