@@ -148,7 +148,7 @@ def step(repeats: int) -> str:
     seconds = take_turns({name: trainer(model) for name, model in models.items()}, repeats)
     work = 3 * models["ours"].flops({"image": images.shape})
     rows = [
-        "| ConvNet, batch 128 | ms a step | smallest to largest | busiest thread | plain / this |",
+        "| ConvNet, batch 128 | ms a step | smallest to largest | one core | plain / this |",
         "|---|---|---|---|---|",
     ]
     for name, t in seconds.items():

@@ -28,7 +28,7 @@ FEW_TERMS = 80  # numbers in a sum
 def convolve_folded(
     x: Float[Array, "B H W I"], kernel: Float[Array, "h w I O"], strides: tuple[int, int], pads: Pads
 ) -> Float[Array, "B Y X O"]:
-    """Convolution without groups or dilation, summed in float32."""
+    """Convolution of float32 without groups or dilation."""
     (h, w), (down, right) = kernel.shape[:2], strides
     if strides == (1, 1):
         if h == w == 1 and not any(sum(pads, ())):
@@ -59,12 +59,10 @@ def _dense(x: Float[Array, "B H W I"], kernel: Float[Array, "h w I O"], pads: Pa
     if math.prod(kernel.shape[:3]) <= FEW_TERMS:
         return _patches(x, kernel, pads)
     B, H, W, C = x.shape
-    rows = x.astype(jnp.float32).transpose(1, 2, 0, 3).reshape(1, H, W * B, C)
+    rows = x.transpose(1, 2, 0, 3).reshape(1, H, W * B, C)
     wide = (pads[0], tuple(p * B for p in pads[1]))
-    out = lax.conv_general_dilated(
-        rows, kernel.astype(jnp.float32), (1, 1), wide, rhs_dilation=(1, B), dimension_numbers=NHWC
-    )
-    return out.reshape(out.shape[1], -1, B, out.shape[-1]).transpose(2, 0, 1, 3).astype(x.dtype)
+    out = lax.conv_general_dilated(rows, kernel, (1, 1), wide, rhs_dilation=(1, B), dimension_numbers=NHWC)
+    return out.reshape(out.shape[1], -1, B, out.shape[-1]).transpose(2, 0, 1, 3)
 
 
 def _dense_fwd(x: jax.Array, kernel: jax.Array, pads: Pads) -> tuple:
@@ -75,7 +73,7 @@ def _dense_bwd(pads: Pads, saved: tuple, dy: jax.Array) -> tuple:
     x, kernel = saved
     turned = jnp.flip(kernel, (0, 1)).swapaxes(2, 3)
     back = tuple((size - 1 - low, size - 1 - high) for size, (low, high) in zip(kernel.shape, pads))
-    return _dense(dy, turned, back), _kernel_gradient(x, dy, pads).astype(kernel.dtype)
+    return _dense(dy, turned, back), _kernel_gradient(x, dy, pads)
 
 
 _dense.defvjp(_dense_fwd, _dense_bwd)
@@ -83,25 +81,25 @@ _dense.defvjp(_dense_fwd, _dense_bwd)
 
 def _patches(x: jax.Array, kernel: jax.Array, pads: Pads) -> jax.Array:
     """The first layer of a network: so few numbers a sum that copying them into the rows of a matrix is cheaper."""
-    (h, w, C, O), weights = kernel.shape, kernel.astype(jnp.float32).reshape(-1, kernel.shape[3])  # noqa: E741
+    (h, w, C, O), weights = kernel.shape, kernel.reshape(-1, kernel.shape[3])  # noqa: E741
     Y, X = (n + sum(p) - k + 1 for n, p, k in zip(x.shape[1:3], pads, (h, w)))
 
     def product(x: jax.Array) -> jax.Array:
-        x = jnp.pad(x.astype(jnp.float32), ((0, 0), *pads, (0, 0)))
+        x = jnp.pad(x, ((0, 0), *pads, (0, 0)))
         terms = jnp.concatenate([x[:, i : i + Y, j : j + X] for i in range(h) for j in range(w)], -1)
         return (terms.reshape(-1, h * w * C) @ weights).reshape(-1, Y, X, O)
 
     xs = _chunks(CHUNK_BYTES // (4 * Y * X * h * w * C), x)
     out = product(xs[0]) if xs.shape[0] == 1 else lax.map(product, xs)
-    return out.reshape(-1, Y, X, O)[: x.shape[0]].astype(x.dtype)
+    return out.reshape(-1, Y, X, O)[: x.shape[0]]
 
 
 def _kernel_gradient(x: jax.Array, dy: jax.Array, pads: Pads) -> jax.Array:
     def gradient(x: jax.Array, dy: jax.Array) -> jax.Array:
         B, H, W, C = x.shape
-        rows = x.astype(jnp.float32).transpose(1, 2, 3, 0).reshape(1, H, W * C, B)
+        rows = x.transpose(1, 2, 3, 0).reshape(1, H, W * C, B)
         wide = (pads[0], tuple(p * C for p in pads[1]))
-        weights = dy.astype(jnp.float32).transpose(1, 2, 0, 3)
+        weights = dy.transpose(1, 2, 0, 3)
         out = lax.conv_general_dilated(rows, weights, (1, 1), wide, rhs_dilation=(1, C), dimension_numbers=NHWC)
         return out.reshape(out.shape[1], -1, C, out.shape[-1])
 

@@ -74,7 +74,7 @@ def convolve(
     """Correlate images with a kernel, as `flax.linen.Conv` does; C = I / groups.
 
     Args:
-      x: images; sums are in float32 at least, the result has the dtype of x.
+      x: images; the result has their dtype.
       kernel: cast to the dtype of x.
       padding: SAME, VALID, one number for all sides, or ((above, below), (left, right)).
       backend: see BACKENDS, or auto.
@@ -94,7 +94,8 @@ def convolve(
         raise ConfigError(f"an image of {x.shape[1]}x{x.shape[2]} is smaller than the kernel {kernel.shape[:2]}")
     kernel = kernel.astype(x.dtype)
     if name == "folded":
-        return convolve_folded(x, kernel, strides, pads)
+        single = (x.astype(jnp.float32), kernel.astype(jnp.float32))
+        return convolve_folded(*single, strides, pads).astype(x.dtype)
     return lax.conv_general_dilated(
         x, kernel, strides, pads, rhs_dilation=dilation, dimension_numbers=NHWC, feature_group_count=groups
     )

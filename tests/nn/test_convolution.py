@@ -96,6 +96,14 @@ def test_gradients_inside_a_scan_are_those_outside():
     same(total, sum(alone(x, kernel) for x in images))
 
 
+def test_half_precision_is_rounded_once():
+    x, kernel = (a.astype(jnp.bfloat16) for a in draws((2, 9, 8, 12), (3, 3, 12, 4)))
+    exact = convolve(x.astype(jnp.float32), kernel.astype(jnp.float32), 2, backend="xla")
+    np.testing.assert_allclose(
+        convolve(x, kernel, 2, backend="folded").astype(jnp.float32), exact, rtol=2**-8, atol=1e-5
+    )
+
+
 def test_sums_of_half_precision_are_in_single():
     ones = jnp.ones((64, 8, 8, 9), jnp.bfloat16)
     kernel = jnp.ones((1, 2, 9, 2), jnp.bfloat16)
