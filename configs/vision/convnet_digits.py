@@ -2,6 +2,7 @@
 
 Run:      python -m fmjax.train --config=configs/vision/convnet_digits.py
 Takes:    seconds.
+Reaches:  0.986 (test accuracy, mean of 5 seeds).
 """
 
 from typing import Literal

@@ -2,6 +2,7 @@
 
 Run:      python -m fmjax.train --config=configs/vision/mlp_mnist.py --config.seed=0
 Better:   the overrides of `mlp_mnist_better` in benchmarks/seeds.py: augmentation, Muon with a schedule, averages.
+Reaches:  0.978 plain, 0.988 with the better recipe (test accuracy, means of 5 seeds).
 Data:     TFDS "mnist" in ArrayRecord format, under $FMJAX_DATA/tfds or ~/tensorflow_datasets.
 """
 
