@@ -6,7 +6,6 @@ python -m fmjax.results --check   exit with 2 when README.md and the rows disagr
 
 import argparse
 import datetime
-import hashlib
 import json
 import math
 import os
@@ -18,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from fmjax.core.errors import DataError, exits
+from fmjax.core.fingerprint import config_hash
 
 ROOT = Path(__file__).resolve().parents[1]
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
@@ -102,13 +102,6 @@ def write_row(
     beside.write_text(json.dumps(row, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(beside, path)
     return path
-
-
-def config_hash(config: Any) -> str:
-    """16 hex digits of a config's values, as a checkpoint's manifest has them; equal for what was saved of it."""
-    plain = json.loads(config.to_json()) if hasattr(config, "to_json") else config
-    text = json.dumps(plain, sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def versions() -> dict[str, str]:

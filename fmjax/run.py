@@ -17,11 +17,12 @@ from fmjax.core import configfile
 from fmjax.core.config import build, call, did_you_mean, parse
 from fmjax.core.durations import resolve
 from fmjax.core.errors import CheckpointError, ConfigError, DataError, UserError
+from fmjax.core.fingerprint import config_hash
 from fmjax.core.types import Tree
 from fmjax.sharding.devices import peak_flops
 from fmjax.sharding.mesh import make_mesh
 from fmjax.training.checkpoint import Checkpoints, Policy
-from fmjax.training.folder import RunFolder, config_digest, environment
+from fmjax.training.folder import RunFolder, environment, git_sha
 from fmjax.training.loop import Hook, Loop
 from fmjax.training.policies import Log, Nan
 from fmjax.training.program import Accumulation, Program
@@ -330,11 +331,11 @@ def fit(
         writers.append(Progress(config.steps))
     peak = peak_flops(config.dtype)
     facts = {
-        "config": config_digest(config),
+        "config": config_hash(config),
         "data_fingerprint": parts.data.fingerprint,
         "mesh": dict(config.mesh),
         "sharding": config.sharding if isinstance(config.sharding, str) else "custom",
-        "code": environment()["git"] if home else None,
+        "code": git_sha() if home else None,
     }
     loop = Loop(
         program=parts.program,

@@ -13,7 +13,7 @@ from typing import Any
 
 from fmjax.core.configfile import differences
 from fmjax.core.errors import CheckpointError, DataError, exits
-from fmjax.results import config_hash
+from fmjax.core.fingerprint import config_hash
 from fmjax.runfolder import SavedRun, best, find, is_about, labels, lower_is_better, watched
 from fmjax.training.progress import amount, duration
 

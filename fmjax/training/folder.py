@@ -1,6 +1,5 @@
 """The folder of a run: what is written where, so that it can be listed, resumed and read from itself alone."""
 
-import hashlib
 import json
 import os
 import platform
@@ -123,12 +122,6 @@ def _write(path: Path, text: str) -> None:
 
 def _plain(value: Any) -> Any:
     return value.tolist() if hasattr(value, "tolist") else str(value)
-
-
-def config_digest(config: Any) -> str:
-    """16 hex digits of the resolved config."""
-    data = json.dumps(json.loads(config.to_json()), sort_keys=True)
-    return hashlib.sha256(data.encode()).hexdigest()[:16]
 
 
 def environment() -> dict[str, Any]:

@@ -82,7 +82,7 @@ class Program:
     def device_example(self) -> dict[str, jax.ShapeDtypeStruct]:
         rows = row_sharding(self.mesh)
         return {
-            k: jax.ShapeDtypeStruct(v.shape, _canonical(v.dtype), sharding=rows)
+            k: jax.ShapeDtypeStruct(v.shape, jax.dtypes.canonicalize_dtype(v.dtype), sharding=rows)
             for k, v in _on_device(self.example).items()
         }
 
@@ -222,10 +222,6 @@ def _predict(modules: Any, merge: Any, objective: Objective, name: Any, averaged
 
 def _on_device(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return {k: v for k, v in batch.items() if k not in HOST_ONLY}
-
-
-def _canonical(dtype: Any) -> Any:
-    return jax.dtypes.canonicalize_dtype(dtype)
 
 
 def batch_digest(batch: Mapping[str, np.ndarray]) -> str:
