@@ -12,10 +12,14 @@ Batch = Mapping[str, jax.Array]  # leading axis = examples
 # Every key a batch may hold; a source or transform that needs another one adds it here, with its meaning.
 KEYS = {
     "tokens": "(B, T) integer token ids; next-token objectives read T = length + 1",
-    "targets": "(B, T) integer ids to predict, or (B, ...) numbers to regress",
+    "targets": "(B, T) integer ids to predict (of a decoder, which reads them shifted), or (B, ...) numbers to regress",
     "weights": "(B, ...) how much each target counts; 0 for padding",
     "segment_ids": "(B, T) which packed document a token belongs to; 0 for padding",
     "positions": "(B, T) position inside the document",
+    "target_segment_ids": "(B, T) as segment_ids, for the targets of an encoder-decoder",
+    "target_positions": "(B, T) as positions, for the targets of an encoder-decoder",
+    "token_types": "(B, T) which sentence of a pair a token belongs to, 0 or 1",
+    "prefix": "(B, T) 1 for a token that every token of its document may see (prefix language models)",
     "image": "(B, H, W, C) uint8, or float in [0, 1]",
     "label": "(B,) class index, or (B, C) 0/1 for several classes at once",
     "features": "(B, F) floating-point columns",

@@ -1,9 +1,11 @@
 """The leaves of a tree to and from Orbax: a flat {address: array}, described in plain JSON, never a pickle."""
 
+import functools
 import logging
 import math
 import os
 import re
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -159,17 +161,27 @@ def one_line(error: BaseException) -> str:
     return text if len(text) <= 300 else f"{text[:300]}..."
 
 
+@functools.cache
 def orbax() -> Any:
     """The package, imported when it is first needed: it takes seconds."""
     import orbax.checkpoint
 
     # It logs the traceback of whatever it raises; what is raised is said once, by us.
     logging.getLogger("absl").addFilter(_is_news)
+    # When one array of a save fails, it closes the loop that TensorStore still wants to tell of the others; a thread
+    # of TensorStore's then prints a traceback that nobody can act on, beside the error that is raised.
+    before = sys.unraisablehook
+    sys.unraisablehook = lambda seen: None if _is_late(seen) else before(seen)
     return orbax.checkpoint
 
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _is_late(seen: Any) -> bool:
+    """Whether an exception that nobody caught is a word to an event loop that is closed."""
+    return isinstance(seen.exc_value, RuntimeError) and str(seen.exc_value) == "Event loop is closed"
 
 
 def _flatten(tree: Tree) -> dict[str, Any]:
