@@ -5,7 +5,6 @@ stream cut every `shard_tokens`) and `<split>_documents.bin` (uint64: where each
 the tokenizer as `load` reads it.
 """
 
-import collections
 import hashlib
 import json
 import os
@@ -20,13 +19,13 @@ from fmjax.core.errors import DataError
 from fmjax.data import tokenizers
 from fmjax.data.atomic import atomic_folder
 from fmjax.data.cache import digest
-from fmjax.data.tokenizers import Tokenizer
+from fmjax.data.parallel import GROUP, groups, mapped
+from fmjax.data.tokenizer import Tokenizer
 from fmjax.data.windows import TokenWindows, with_end
 
 FORMAT = 1
 INDEX = "index.json"
 SHARD = 1 << 27  # tokens
-GROUP = 1 << 22  # characters that are encoded at a time
 
 
 class Shards(TokenWindows):
@@ -210,13 +209,13 @@ def _write_split(
         _Cut(folder, f"{split}_{{:05d}}.bin", shard_tokens) as stream,
         _Cut(folder, f"{split}_documents.bin", sys.maxsize) as starts,
     ):
-        for group in _encode(texts, tokenizer, workers):
+        for group, size in mapped(_Encode(tokenizer), groups(texts, GROUP), workers):
+            entry["bytes"] += size
             for ids in (with_end(ids, tokenizer) for ids in group):
                 starts.write(np.array([entry["tokens"]], "<u8"))
                 stream.write(ids)
                 entry["documents"] += 1
                 entry["tokens"] += len(ids)
-                entry["bytes"] += int(tokenizer.widths[ids].sum(dtype=np.int64))
             tell(split, entry)
         starts.write(np.array([entry["tokens"]], "<u8"))
     entry["shards"], [entry["documents_file"]] = stream.files, starts.files
@@ -225,50 +224,11 @@ def _write_split(
     return entry
 
 
-def _encode(texts: Iterable[str], tokenizer: Tokenizer, workers: int) -> Iterator[list[np.ndarray]]:
-    """The ids of the documents, in order, a group at a time."""
-    if not workers:
-        yield from map(tokenizer.encode_many, _groups(texts))
-        return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
+class _Encode:
+    """A group of documents to their ids, and the bytes of their text."""
 
-    spawn = multiprocessing.get_context("spawn")  # the tokenizers library does not survive a fork
-    with ProcessPoolExecutor(workers, spawn, _start_worker, (tokenizer,)) as pool:
-        waiting: collections.deque = collections.deque()
-        try:
-            for group in _groups(texts):
-                waiting.append(pool.submit(_encode_group, group))
-                if len(waiting) > 2 * workers:  # no more than this is held in memory
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool:
-            raise DataError("a worker died while encoding, for lack of memory perhaps: use fewer --workers") from None
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
 
-
-_tokenizer: Tokenizer | None = None  # of a worker process
-
-
-def _start_worker(tokenizer: Tokenizer) -> None:
-    global _tokenizer
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _tokenizer = tokenizer
-
-
-def _encode_group(texts: list[str]) -> list[np.ndarray]:
-    assert _tokenizer is not None
-    return _tokenizer.encode_many(texts)
-
-
-def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
-    group, size = [], 0
-    for text in texts:
-        group.append(text)
-        size += len(text)
-        if size >= GROUP:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+    def __call__(self, group: list[str]) -> tuple[list[np.ndarray], int]:
+        return self.tokenizer.encode_many(group), sum(len(text.encode("utf-8")) for text in group)
