@@ -44,20 +44,30 @@ class Shards(TokenWindows):
 
     def __init__(self, path: str, length: int, stride: int | None = None, context: int = 0, split: str = "train"):
         self._given = (path, length, stride, context, split)
-        folder = Path(os.path.expandvars(path)).expanduser()
-        index = read_index(folder)
-        if split not in index["splits"]:
-            raise DataError(f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}")
-        tokenizer, entry = tokenizers.load(str(folder)), index["splits"][split]
-        if tokenizer.fingerprint != index["tokenizer"]:
-            raise DataError(f"the tokenizer in {folder} is not the one its shards were made with")
-        parts = [_map(folder / shard["file"], index["dtype"]) for shard in entry["shards"]]
-        documents = _map(folder / entry["documents_file"]["file"], "<u8")
-        content = digest("shards", [shard["sha256"] for shard in entry["shards"]])
-        super().__init__(f"{folder} {split}", parts, documents, tokenizer, length, stride, context, content)
+        name, parts, documents, tokenizer, content = opened(path, split)
+        super().__init__(name, parts, documents, tokenizer, length, stride, context, content)
 
     def __reduce__(self):  # a worker process opens the files itself
         return Shards, self._given
+
+
+def opened(path: str, split: str) -> tuple[str, list[np.ndarray], np.ndarray, Tokenizer, str]:
+    """(name, parts of the stream, where documents start, tokenizer, digest of the content) of a split on disk.
+
+    Raises:
+      DataError: no shards there, no such split, a file that is missing or of another size, or another tokenizer.
+    """
+    folder = Path(os.path.expandvars(path)).expanduser()
+    index = read_index(folder)
+    if split not in index["splits"]:
+        raise DataError(f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}")
+    tokenizer, entry = tokenizers.load(str(folder)), index["splits"][split]
+    if tokenizer.fingerprint != index["tokenizer"]:
+        raise DataError(f"the tokenizer in {folder} is not the one its shards were made with")
+    parts = [_map(folder / shard["file"], index["dtype"]) for shard in entry["shards"]]
+    documents = _map(folder / entry["documents_file"]["file"], "<u8")
+    content = digest("shards", [shard["sha256"] for shard in entry["shards"]])
+    return f"{folder} {split}", parts, documents, tokenizer, content
 
 
 def write(
