@@ -37,9 +37,9 @@ class Cleaner:
       min_chars: a shorter document is dropped: "too short".
       max_chars: a longer one too: "too long"; None keeps it.
       min_words: one with fewer words between spaces is dropped: "too few words".
-      repetition: drop documents that repeat themselves: "repeated lines", "repeated paragraphs", "repeated words".
-      duplicate_lines: the largest fraction of lines (and of paragraphs) that were there before, and of characters
-        in them two thirds of it.
+      repetition: drop documents that repeat themselves: "repeated lines", "repeated words".
+      duplicate_lines: the largest fraction of lines that were there before, and two thirds of it that of characters
+        in such lines.
       ngrams: multiplies the largest fractions of words in repeated n-grams; 1 is what Gopher used.
     """
 
@@ -91,10 +91,10 @@ class Cleaner:
             return "too few words"
         if not self.repetition:
             return ""
-        for name, parts in (("lines", stripped.split("\n")), ("paragraphs", re.split(r"\n\s*\n", stripped))):
-            count, chars = _repeats([part.strip() for part in parts if part.strip()])
-            if count > self.duplicate_lines or chars > self.duplicate_lines * 2 / 3:
-                return f"repeated {name}"
+        # Gopher counts paragraphs too; but headings are paragraphs, and a table of contents has them all again.
+        count, chars = _repeats(stripped.split("\n"))
+        if count > self.duplicate_lines or chars > self.duplicate_lines * 2 / 3:
+            return "repeated lines"
         return "repeated words" if _repetitive(words, self.ngrams) else ""
 
 
@@ -111,11 +111,12 @@ class Cleaned:
       dropped: {reason: how many} were left out, when it was last iterated over to the end.
     """
 
-    def __init__(self, corpus: Any, cleaner: Callable[[str], tuple[str, str]] | None = None, workers: int = 0):
+    def __init__(self, corpus: Any, cleaner: Cleaner | None = None, workers: int = 0):
         if workers < 0:
             raise ConfigError(f"workers is 0 or more, not {workers}")
         self.corpus, self.cleaner, self.workers = corpus, cleaner or Cleaner(), workers
         self.documents, self.dropped = 0, {}
+        self._kept: bytes | None = None  # 1 for each document that stays: found by the first pass, used by the others
 
     def __repr__(self) -> str:
         return f"Cleaned({self.corpus!r})"
@@ -125,18 +126,24 @@ class Cleaned:
         return digest("cleaned", self.corpus.fingerprint, self.cleaner.fingerprint)
 
     def __iter__(self) -> Iterator[str]:
-        documents, dropped = 0, Counter()
+        if self._kept is not None:
+            for text, kept in zip(self.corpus, self._kept, strict=True):
+                if kept:
+                    yield self.cleaner.normalised(text)
+            return
+        kept, dropped = bytearray(), Counter()
         for group in mapped(_Each(self.cleaner), groups(self.corpus), self.workers):
             for text, reason in group:
-                documents += 1
+                kept.append(not reason)
                 if reason:
                     dropped[reason] += 1
                 else:
                     yield text
-        self.documents, self.dropped = documents, dict(sorted(dropped.items()))
-        if documents == sum(dropped.values()):
+        self.documents, self.dropped, self._kept = len(kept), dict(sorted(dropped.items())), bytes(kept)
+        if not any(kept):
+            self._kept = None
             why = ", ".join(f"{count} {reason}" for reason, count in self.dropped.items())
-            raise DataError(f"cleaning leaves nothing of the {documents} documents of {self.corpus!r} ({why})")
+            raise DataError(f"cleaning leaves nothing of the {len(kept)} documents of {self.corpus!r} ({why})")
 
 
 class _Each:
@@ -150,7 +157,8 @@ class _Each:
 
 
 def _repeats(parts: list[str]) -> tuple[float, float]:
-    """(fraction of the parts, fraction of their characters) that were there before."""
+    """(fraction of the parts, fraction of their characters) that were there before; empty parts do not count."""
+    parts = [part.strip() for part in parts if part.strip()]
     if len(parts) < 2:
         return 0.0, 0.0
     counts = Counter(parts)
