@@ -14,7 +14,7 @@ import numpy as np
 
 from fmjax.core.errors import ConfigError, DataError, extra
 from fmjax.data.cache import digest
-from fmjax.data.parallel import groups, mapped
+from fmjax.data.parallel import alongside, groups, mapped
 
 FORMS = ("NFC", "NFKC", "none")
 # The most that the commonest n-gram, and all n-grams that occur again, may take of a text's words (arXiv 2112.11446,
@@ -127,7 +127,7 @@ class Cleaned:
 
     def __iter__(self) -> Iterator[str]:
         if self._kept is not None:
-            for text, kept in zip(self.corpus, self._kept, strict=True):
+            for text, kept in alongside(self.corpus, self._kept):
                 if kept:
                     yield self.cleaner.normalised(text)
             return

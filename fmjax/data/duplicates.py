@@ -9,7 +9,7 @@ import numpy as np
 
 from fmjax.core.errors import ConfigError
 from fmjax.data.cache import cached, digest
-from fmjax.data.parallel import groups, mapped
+from fmjax.data.parallel import alongside, groups, mapped
 
 VERSION = 1  # of everything that decides which documents are duplicates
 SHINGLE = 5  # words
@@ -53,7 +53,7 @@ class Deduplicated:
         return digest("deduplicated", VERSION, self.corpus.fingerprint, self.near, self.seed)
 
     def __iter__(self) -> Iterator[str]:
-        for text, verdict in zip(self.corpus, self.verdicts, strict=True):
+        for text, verdict in alongside(self.corpus, self.verdicts):
             if not verdict:
                 yield text
 

@@ -2,7 +2,7 @@
 
 import collections
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from fmjax.core.errors import DataError
@@ -21,6 +21,21 @@ def groups(texts: Iterable[str], size: int = GROUP) -> Iterator[list[str]]:
             group, held = [], 0
     if group:
         yield group
+
+
+def alongside(texts: Iterable[str], verdicts: Sequence[int]) -> Iterator[tuple[str, int]]:
+    """Documents with what an earlier pass found out about each.
+
+    Raises:
+      DataError: they are not as many as they were then.
+    """
+    count = 0
+    for count, text in enumerate(texts, 1):
+        if count > len(verdicts):
+            break
+        yield text, verdicts[count - 1]
+    if count != len(verdicts):
+        raise DataError(f"{texts!r} changed while it was read: it had {len(verdicts)} documents")
 
 
 def mapped(function: Callable[[Any], Any], items: Iterable[Any], workers: int = 0) -> Iterator[Any]:

@@ -128,6 +128,17 @@ def test_workers_change_nothing():
     assert len(made[0][0]) == 5
 
 
+@pytest.mark.parametrize("make", [Cleaned, Deduplicated])
+@pytest.mark.parametrize("change", [lambda texts: texts.append("more"), lambda texts: texts.pop()])
+def test_a_corpus_that_changes_between_passes_is_refused(make, change):
+    corpus = Documents(["one text", "two texts", "three of them"])
+    made = make(corpus)
+    assert len(list(made)) == 3
+    change(corpus)
+    with pytest.raises(DataError, match="changed while it was read: it had 3 documents"):
+        list(made)
+
+
 @given(st.lists(st.text("ab", max_size=3), max_size=20), st.integers(1, 10))
 def test_groups_join_to_all_documents(texts, size):
     made = list(parallel.groups(texts, size))
