@@ -1,17 +1,18 @@
 """Small nets with the methods of language models, for the objectives over tokens."""
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 
 from fmjax.core.nets import Net
 
 
 class Small(nn.Module):
-    """An encoder, or with `decoder_tokens` an encoder-decoder: each token sees the mean of its own document."""
+    """An encoder, a decoder, or with `decoder_tokens` both: each token sees the mean of its own document."""
 
     vocab: int = 23
     width: int = 8
-    dtype: str = "float32"
+    causal: bool = False
 
     def setup(self):
         self.embed = self.param("embed", nn.initializers.normal(0.7), (self.vocab, self.width))
@@ -36,17 +37,18 @@ class Small(nn.Module):
             seen = jnp.ones((*read.shape, tokens.shape[1]))
         else:
             seen = (own[:, :, None] == segment_ids[:, None]) & (segment_ids[:, None] > 0)
+        seen = jnp.tril(seen) if self.causal else seen
         x = self.embed[read] + seen @ keys / (seen.sum(-1, keepdims=True) + 1e-6)
         for i, more in enumerate((token_types, prefix, positions if decoder_tokens is None else decoder_positions)):
             x = x if more is None else x.at[..., i].add(jnp.sin(more))
-        return jnp.tanh(x).astype(self.dtype)
+        return jnp.tanh(x)
 
     def head(self, x, train: bool = False):
-        return x @ self.embed.T.astype(self.dtype) + self.bias.astype(self.dtype)
+        return x @ self.embed.T + self.bias
 
     def pair(self, x, train: bool = False):
         return self.judge(x[:, 0])
 
 
-def net_of(module, params, train=True, key=None) -> Net:
-    return Net(module, params, {}, key, train)
+def net_of(module, params, train: bool = True) -> Net:
+    return Net(module, params, {}, jax.random.key(1), train)
