@@ -118,7 +118,7 @@ def sequence_baselines(train: Batches, batches: Batches, vocab: int) -> dict[str
 
 
 def masked_baselines(train: np.ndarray, batches: Batches, vocab: int) -> dict[str, float]:
-    """Accuracy on hidden tokens of the most frequent token, and of the likeliest after the left neighbour or in between.
+    """Accuracy on hidden tokens of the most frequent token, the likeliest after its left neighbour, and between both.
 
     Neighbours are what the model sees: a mask, a special id, or the edge of a document tells nothing.
 
@@ -133,6 +133,7 @@ def masked_baselines(train: np.ndarray, batches: Batches, vocab: int) -> dict[st
     total = 0.0
     for batch in map(_on_host, batches):
         tokens, targets = batch["tokens"].astype(np.int64), batch["targets"]
+        _inside(tokens.ravel(), vocab)
         segments = batch.get("segment_ids", np.ones_like(targets))
         weights = _weights(batch, targets.shape) * (segments > 0)
         left, right = np.full_like(tokens, -1), np.full_like(tokens, -1)
