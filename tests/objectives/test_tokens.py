@@ -17,7 +17,7 @@ from fmjax.evals import metrics
 from fmjax.objectives.language import NextToken
 from fmjax.objectives.masked import MaskedTokens
 from fmjax.objectives.sequence import SequenceToSequence, shifted
-from fmjax.training.state import begin
+from fmjax.training.state import State
 from fmjax.training.step import make_step
 
 RNG = np.random.default_rng(0)
@@ -65,27 +65,43 @@ CASES = {
     "pairs": (MaskedTokens(pair_weight=0.7), PAIRS),
     "sequence": (SequenceToSequence(start=3), SEQUENCE),
 }
+PARAMS = jax.jit(lambda: MODELS["masked"].init(KEY, jnp.zeros((1, 4), jnp.int32)))()["params"]
 SETTINGS = {"smoothing": 0.1, "z_loss": 1e-2}
 cases = pytest.mark.parametrize("name", CASES)
 
 
-def run(name, accumulate=1, **settings):
-    """The state before and after a step, and the step's metrics."""
-    objective, batch = dataclasses.replace(CASES[name][0], **settings), CASES[name][1]
-    modules, txs = {"model": MODELS[name]}, {"model": optimizer(optax.sgd(0.5))}
+@functools.partial(jax.jit, static_argnums=0)
+def _parts(name, batch):
+    """Losses and gradients of the whole batch without chunks, and of its eight microbatches with."""
+    objective = dataclasses.replace(CASES[name][0], **SETTINGS)
+    batch, _ = objective.prepare({}, batch, {}, 0, KEY, True)
 
-    def both(batch):
-        state = begin(modules, objective, txs, batch, KEY)
-        return state, *make_step(modules, objective, txs, {}, accumulate)(state, batch)
+    def lost(params, batch, chunk):
+        nets = {"model": net_of(MODELS[name], params)}
+        loss, metrics = dataclasses.replace(objective, chunk=chunk).loss("model", nets, batch, {}, KEY)
+        return loss.sum, (loss, metrics)
 
-    return jax.jit(both)(batch)
+    grads = jax.grad(lost, has_aux=True)
+    micro = jax.tree.map(lambda x: x.reshape(-1, 8, *x.shape[1:]).swapaxes(0, 1), batch)
+    return grads(PARAMS, batch, 0), jax.vmap(lambda rows: grads(PARAMS, rows, 5))(micro)
 
 
 @cases
-def test_accumulation_of_eight_is_one_and_chunks_are_plain(name):
-    _, plain, numbers = run(name, **SETTINGS)
-    _, other, others = run(name, accumulate=8, chunk=5, **SETTINGS)
-    same((plain.params, numbers), (other.params, others), 2e-5)
+def test_ragged_microbatches_in_chunks_add_up_to_the_batch(name):
+    whole, micro = _parts(name, CASES[name][1])
+    same(whole, jax.tree.map(lambda x: x.sum(0), micro), 2e-5)
+
+
+def test_accumulation_of_eight_is_one_with_losses_of_tokens_and_of_rows():
+    objective, txs = dataclasses.replace(CASES["pairs"][0], chunk=5, **SETTINGS), {"model": optimizer(optax.sgd(0.5))}
+    params = {"model": PARAMS}
+    state = State(
+        jnp.zeros((), jnp.int32), KEY, params, {"model": txs["model"].init(params)}, {"model": {}}, {}, {}, {}
+    )
+    state, metrics = jax.jit(make_step({"model": MODELS["pairs"]}, objective, txs, {}, 8))(state, PAIRS)
+    (grads, (loss, wanted)), _ = _parts("pairs", PAIRS)
+    same(state.params["model"], jax.tree.map(lambda p, g: p - 0.5 * g / loss.weight, PARAMS, grads), 2e-5)
+    same({key: metrics[key] for key in wanted}, wanted, 2e-5)
 
 
 def judged(name, batch, **settings):
@@ -98,9 +114,6 @@ def _judge(objective, module, batch):
     nets = {"model": net_of(module, PARAMS)}
     batch, _ = objective.prepare(nets, batch, {}, 0, KEY, True)
     return objective.loss("model", nets, batch, {}, KEY)
-
-
-PARAMS = jax.jit(lambda: MODELS["masked"].init(KEY, jnp.zeros((1, 4), jnp.int32)))()["params"]
 
 
 @cases
@@ -178,8 +191,7 @@ def test_only_hidden_tokens_need_the_head(name):
     same(judged(name, CASES[name][1]), judged(name, CASES[name][1], most=8, chunk=7), 1e-5)
 
 
-@cases
-@pytest.mark.parametrize("chunk", [0, 10])
+@pytest.mark.parametrize(("name", "chunk"), [("next", 0), ("masked", 10), ("pairs", 0), ("sequence", 10)])
 def test_predictions_have_the_words_of_evaluators(name, chunk):
     objective, batch = CASES[name]
     objective = dataclasses.replace(objective, chunk=chunk, smoothing=0.1)
@@ -197,6 +209,16 @@ def test_predictions_have_the_words_of_evaluators(name, chunk):
         objective.predict("x", {}, batch)
 
 
+def test_logits_that_no_metric_reads_are_never_made():
+    def compiled(chunk, *words):
+        nets = {"model": net_of(MODELS["masked"], PARAMS, train=False)}
+        fn = jax.jit(lambda b: [MaskedTokens(chunk=chunk).predict("predict", nets, b)[word] for word in words])
+        return fn.lower(MASKED).compile().as_text()
+
+    assert f"f32[{B},{T},{V}]" in compiled(10, "logits", "nll")
+    assert f"f32[{B},{T},{V}]" not in compiled(10, "nll", "correct", "weights")
+
+
 def test_pairs_are_predicted_by_name():
     batch = {k: jnp.asarray(v) for k, v in PAIRS.items()}
     out = MaskedTokens().predict("pair", {"model": net_of(MODELS["pairs"], PARAMS, train=False)}, batch)
@@ -205,16 +227,17 @@ def test_pairs_are_predicted_by_name():
     assert metrics.accuracy(out, batch).value() == pytest.approx(float(numbers["pair_accuracy"].value()))
 
 
-@pytest.mark.parametrize("name", ["pairs", "sequence"])
-def test_nothing_that_a_net_remembers_is_lost_or_leaks(name):
-    net = net_of(MODELS[name], PARAMS)
-    objective = dataclasses.replace(CASES[name][0], chunk=10)
+def test_nothing_that_a_net_remembers_is_lost_or_leaks():
+    net = net_of(MODELS["sequence"], PARAMS)
     with jax.checking_leaks():
-        batch = {k: jnp.asarray(v) for k, v in CASES[name][1].items()}
-        batch, _ = objective.prepare({"model": net}, batch, {}, 0, KEY, True)
-        jax.jit(lambda b: objective.loss("model", {"model": net_of(MODELS[name], PARAMS)}, b, {}, KEY))(batch)
-    objective.loss("model", {"model": net}, batch, {}, KEY)
-    assert len(net.losses) == 1
+        jax.eval_shape(lambda b: _counted(SequenceToSequence(chunk=10), net, b), SEQUENCE)
+
+
+def _counted(objective, net, batch):
+    bound = dataclasses.replace(net, losses=[])
+    objective.loss("model", {"model": bound}, batch, {}, KEY)
+    assert len(bound.losses) == 1
+    return jax.grad(lambda p: objective.loss("model", {"model": net_of(net.module, p)}, batch, {}, KEY)[0].sum)(PARAMS)
 
 
 SHAPES = {"logits": jax.ShapeDtypeStruct((B, T, V), np.float32)}
