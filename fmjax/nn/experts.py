@@ -22,14 +22,13 @@ class Dispatcher(NamedTuple):
     """What a way of bringing tokens to their experts can do."""
 
     capacity: bool  # experts may be full
-    dropless: bool  # every token reaches every expert it chose
-    splits: bool  # the work too, not only the weights, divides over the mesh axis "expert"
+    dropless: bool  # every token may reach every expert it chose
 
 
 DISPATCHERS = {
-    "dense": Dispatcher(capacity=True, dropless=True, splits=True),  # the reference: all experts on all tokens
-    "ragged": Dispatcher(capacity=False, dropless=True, splits=False),  # tokens sorted by expert, one ragged product
-    "buffers": Dispatcher(capacity=True, dropless=False, splits=True),  # a buffer of fixed size for every expert
+    "dense": Dispatcher(capacity=True, dropless=True),  # the reference: all experts on all tokens
+    "ragged": Dispatcher(capacity=False, dropless=True),  # tokens sorted by expert, one ragged product
+    "buffers": Dispatcher(capacity=True, dropless=False),  # a buffer of fixed size for every expert
 }
 
 
