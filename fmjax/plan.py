@@ -167,7 +167,7 @@ def advice(plan: Plan) -> str:
         return f"fits: {total / plan.available:.1%} of {_bytes(plan.available)} a device"
     heaviest = max(plan.memory, key=plan.memory.__getitem__)
     knobs = {
-        "activations (at most)": "--config.accumulation.steps=N, --config.model.remat=True or --config.dtype=bfloat16",
+        "activations (at most)": "--config.accumulation.steps=N, --config.model.remat=full or --config.dtype=bfloat16",
         "optimizer": "split it: --config.mesh.fsdp=N --config.sharding=fsdp, or a lighter optimizer (lion, adafactor)",
         "weights": "split them: --config.mesh.fsdp=N --config.sharding=fsdp (or tensor)",
         "gradients": "split them: --config.mesh.fsdp=N --config.sharding=fsdp",

@@ -1,124 +1,53 @@
-"""The transformer: a decoder of readable blocks (arXiv 1706.03762), pre-norm, later choices as options.
+"""The transformer (arXiv 1706.03762): decoder, encoder, and both; later choices as options, see nn/stack.py.
 
-Unusual: optional hashed n-gram embeddings (arXiv 2412.09871) for small models over bytes.
+Presets that reproduce published architectures exactly: gpt2.py, llama.py, bert.py, t5.py. Unusual: optional hashed
+n-gram embeddings (arXiv 2412.09871) for small models over bytes; layers scanned or unrolled from the same weights.
 """
 
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Float, Int
 
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
-from fmjax.nn.attention import Attention
+from fmjax.nn import masks
 from fmjax.nn.embedding import Embed, HashedNgrams
-from fmjax.nn.feed_forward import FeedForward
+from fmjax.nn.feed_forward import activation
 from fmjax.nn.linear import Linear, compute_dtype
+from fmjax.nn.stack import Blocks, side
 
-NORMS = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
-POSITIONS = ("rotary", "learned", "none")
-
-
-class Block(nn.Module):
-    """x + attention(norm(x)), then x + feed_forward(norm(x))."""
-
-    heads: int
-    groups: int | None
-    hidden: int
-    kind: str
-    norm: str
-    rotary: bool
-    qk_norm: bool
-    use_bias: bool
-    dropout: float
-    depth: int
-    dtype: str | None
-    attention: str
-
-    @nn.compact
-    def __call__(
-        self, x: Float[Array, "B T D"], positions: Any, mask: Any, cache: Any, start: Any, train: bool
-    ) -> tuple[Float[Array, "B T D"], Any]:
-        norm = partial(NORMS[self.norm], dtype=compute_dtype(self.dtype))
-        # Two branches a block add to the stream; their sum keeps its size when each starts this small (GPT-2).
-        small = nn.initializers.variance_scaling(0.5 / self.depth, "fan_in", "truncated_normal")
-        drop = nn.Dropout(self.dropout, deterministic=not train)
-        attended, cache = Attention(
-            self.heads, self.groups, causal=True, rotary=self.rotary, qk_norm=self.qk_norm, use_bias=self.use_bias,
-            dtype=self.dtype, out_init=small, backend=self.attention, name="attention",
-        )(norm(name="attention_norm")(x), positions, mask, cache, start)  # fmt: skip
-        x = x + drop(attended)
-        forward = FeedForward(
-            self.hidden, self.kind, self.use_bias, self.dropout, self.dtype, down_init=small, name="feed_forward"
-        )
-        return x + drop(forward(norm(name="feed_forward_norm")(x), train)), cache
+HEADS = ("tied", "masked", "none")
 
 
-class Decoder(nn.Module):
+class Decoder(Blocks, kw_only=True):
     """A decoder-only language model.
 
     Attributes:
       vocab: number of token ids (V).
-      width: size of the residual stream (D).
-      depth: number of blocks.
-      heads: query heads.
-      groups: key/value heads; None is `heads`.
-      inner: width of the feed-forward; None is 4 x width.
-      length: longest input; only learned positions need it.
-      feed_forward: an activation, or swiglu, geglu, reglu.
-      norm: rms or layer.
-      position: rotary, learned or none.
-      qk_norm: normalise queries and keys.
-      use_bias: biases everywhere.
       tied: output weights are the embedding's.
+      embed_scale: the embedded tokens are multiplied by it.
+      logit_scale: the logits are multiplied by it.
+      logit_softcap: bound on the logits, as softcap on the scores.
       ngrams: orders of hashed n-gram embeddings added to the input; () is none.
       buckets: rows of each n-gram table.
-      dropout: of the embedding and both branches of a block.
-      attention: backend, see nn/attention.py.
-      remat: recompute blocks in the backward pass instead of keeping their insides.
     """
 
     vocab: int
-    width: int = 128
-    depth: int = 4
-    heads: int = 4
-    groups: int | None = None
-    inner: int | None = None
-    length: int = 1024
-    feed_forward: str = "gelu"
-    norm: str = "rms"
-    position: str = "rotary"
-    qk_norm: bool = False
-    use_bias: bool = False
     tied: bool = True
+    embed_scale: float = 1.0
+    logit_scale: float = 1.0
+    logit_softcap: float | None = None
     ngrams: tuple[int, ...] = ()
     buckets: int = 8192
-    dropout: float = 0.0
-    attention: str = "auto"
-    remat: bool = False
-    dtype: str | None = None
 
     def setup(self) -> None:
-        for what, given, known in (("norm", self.norm, NORMS), ("position", self.position, POSITIONS)):
-            if given not in known:
-                raise ConfigError(f"there is no {what} {given!r}; {did_you_mean(given, known)}")
         self.embed = Embed(self.vocab, self.width, dtype=self.dtype)
-        if self.position == "learned":
-            self.position_embed = Embed(self.length, self.width, dtype=self.dtype)
         if self.ngrams:
             self.ngram_embed = HashedNgrams(self.ngrams, self.buckets, self.width, dtype=self.dtype)
-        block = nn.remat(Block, static_argnums=(6,)) if self.remat else Block
-        for i in range(self.depth):
-            setattr(self, f"block_{i}", block(
-                self.heads, self.groups, self.inner or 4 * self.width, self.feed_forward, self.norm,
-                self.position == "rotary", self.qk_norm, self.use_bias, self.dropout, self.depth, self.dtype,
-                self.attention,
-            ))  # fmt: skip
-        self.final_norm = NORMS[self.norm](dtype=compute_dtype(self.dtype))
-        self.drop = nn.Dropout(self.dropout)
+        self.make_blocks(causal=True)
         if not self.tied:
             self.head_linear = Linear((self.vocab,), dtype=self.dtype, name="head")
 
@@ -128,70 +57,257 @@ class Decoder(nn.Module):
         *,
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
+        prefix: Int[Array, "B T"] | None = None,
         cache: dict | None = None,
         train: bool = False,
     ) -> Any:
-        """Logits (B, T, V); with a cache (logits, cache)."""
-        x, cache_out = self._stream(tokens, positions, segment_ids, cache, train)
+        """Logits (B, T, V); with a cache (logits, cache).
+
+        Args:
+          positions: where each token stands; None counts from 0, or from the end of the cache.
+          segment_ids: which document of a packed row a token belongs to; 0 is padding.
+          prefix: 1 for tokens that every token of the document sees (prefix language model).
+          cache: what `init_cache` makes, or an earlier call gave.
+        """
+        x, cache = self._stream(tokens, positions, segment_ids, prefix, cache, train)
         logits = self.head(x)
-        return logits if cache is None else (logits, cache_out)
+        return logits if cache is None else (logits, cache)
 
     def hidden(
-        self, tokens: Int[Array, "B T"], *, positions: Any = None, segment_ids: Any = None, train: bool = False
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        prefix: Int[Array, "B T"] | None = None,
+        train: bool = False,
     ) -> Float[Array, "B T D"]:
         """What the head reads: the normalised last stream."""
-        return self._stream(tokens, positions, segment_ids, None, train)[0]
+        return self._stream(tokens, positions, segment_ids, prefix, None, train)[0]
 
-    def head(self, x: Float[Array, "B T D"]) -> Float[Array, "B T V"]:
+    def head(self, x: Float[Array, "... D"], train: bool = False) -> Float[Array, "... V"]:
         """Logits of hidden states."""
-        return self.embed.attend(x) if self.tied else self.head_linear(x)
+        return finish(self.embed.attend(x) if self.tied else self.head_linear(x), self.logit_scale, self.logit_softcap)
 
-    def _stream(self, tokens: Any, positions: Any, segment_ids: Any, cache: dict | None, train: bool) -> tuple:
-        B, T = tokens.shape
-        if self.position == "learned" and self.length < T:
-            raise ConfigError(f"{T} tokens do not fit {self.length} learned positions: raise --config.model.length")
-        start = None if cache is None else cache["start"]
-        if positions is None:
-            offset = 0 if start is None else start
-            positions = jnp.broadcast_to(offset + jnp.arange(T), (B, T))
-        mask = None if segment_ids is None else same_document(segment_ids)
-        x, blocks = self.embed(tokens), []
-        if self.position == "learned":
-            x = x + self.position_embed(positions)
+    def _stream(
+        self, tokens: Any, positions: Any, segment_ids: Any, prefix: Any, cache: dict | None, train: bool
+    ) -> tuple[jax.Array, dict | None]:
+        T, x, seen = tokens.shape[1], self.embed(tokens), None
+        if self.embed_scale != 1.0:
+            x = x * jnp.asarray(self.embed_scale, x.dtype)
         if cache is not None:
+            start = cache["start"]
             seen = jax.lax.dynamic_update_slice_in_dim(cache["tokens"], tokens.astype(jnp.int32), start, 1)
-            mask = (jnp.arange(seen.shape[1]) <= (start + jnp.arange(T))[:, None])[None, None]
-            mask = jnp.broadcast_to(mask, (B, 1, T, seen.shape[1]))
         if self.ngrams:
             table = self.ngram_embed(tokens if cache is None else seen, segment_ids)
             x = x + (table if cache is None else jax.lax.dynamic_slice_in_dim(table, start, T, 1))
-        x = self.drop(x, deterministic=not train)
-        for i in range(self.depth):
-            layer = None if cache is None else cache["blocks"][i]
-            x, layer = getattr(self, f"block_{i}")(x, positions, mask, layer, start, train)
-            blocks.append(layer)
-        out = None if cache is None else {"start": start + T, "tokens": seen, "blocks": blocks}
-        return self.final_norm(x), out
+        x, blocks = self.run(x, positions, segment_ids, prefix, cache, train=train)
+        return x, None if cache is None else {"start": start + T, "tokens": seen, "blocks": blocks}
 
     def init_cache(self, batch: int, length: int) -> dict:
         """An empty cache for `length` tokens; plain arrays, no weights needed."""
-        G, K = self.groups or self.heads, self.width // self.heads
-        zeros = jnp.zeros((batch, length, G, K), compute_dtype(self.dtype))
-        blocks = [{"key": zeros, "value": zeros} for _ in range(self.depth)]
-        return {"start": jnp.zeros((), jnp.int32), "tokens": jnp.zeros((batch, length), jnp.int32), "blocks": blocks}
+        tokens = jnp.zeros((batch, length), jnp.int32)
+        return {"start": jnp.zeros((), jnp.int32), "tokens": tokens, "blocks": self.empty_blocks(batch, length)}
 
     def flops(self, shapes: dict[str, tuple[int, ...]], causal: bool = False) -> float:
         """Forward FLOPs of a batch of `tokens` (B, T + 1); `causal` counts only the half of attention that is seen."""
         B, T = shapes["tokens"][0], shapes["tokens"][1] - 1
-        K, F = self.width // self.heads, self.inner or 4 * self.width
-        gated = 3 if self.feed_forward in ("swiglu", "geglu", "reglu") else 2
-        projections = self.width * (2 * self.width + 2 * (self.groups or self.heads) * K)
-        scores = 2 * T * self.width * (0.5 if causal else 1.0)
-        per_token = self.depth * (projections + gated * self.width * F + scores) + self.width * self.vocab
-        return 2.0 * B * T * per_token
+        return self.block_flops(B, T, causal) + 2.0 * B * T * self.width * self.vocab
 
 
-def same_document(segment_ids: Int[Array, "B T"]) -> Bool[Array, "B 1 T T"]:
-    """Who may look at whom in a packed row: tokens of one document; segment 0 is padding and sees nothing."""
-    alike = segment_ids[:, :, None] == segment_ids[:, None, :]
-    return (alike & (segment_ids > 0)[:, :, None])[:, None]
+class Encoder(Blocks, kw_only=True):
+    """An encoder: every token sees all of its document (BERT, arXiv 1810.04805).
+
+    Attributes:
+      vocab: number of token ids (V).
+      token_types: kinds of sentences with an embedding of their own; 0 is none.
+      output: "tied" reads the embedding backwards; "masked" does so after a dense layer and a norm, and adds a bias
+        (BERT's head for masked tokens); "none" has no head.
+      pairs: whether there is a head for pairs of sentences: a tanh layer over the first token, then two logits.
+    """
+
+    vocab: int
+    position: str = "learned"
+    token_types: int = 0
+    output: str = "masked"
+    pairs: bool = False
+
+    def setup(self) -> None:
+        if self.output not in HEADS:
+            raise ConfigError(f"there is no output {self.output!r}; {did_you_mean(self.output, HEADS)}")
+        self.embed = Embed(self.vocab, self.width, dtype=self.dtype)
+        if self.token_types:
+            self.type_embed = Embed(self.token_types, self.width, dtype=self.dtype)
+        self.make_blocks(causal=False)
+        if self.output == "masked":
+            self.head_dense = Linear((self.width,), use_bias=True, dtype=self.dtype)
+            self.head_norm = self.spec.norm_layer()
+            self.head_bias = self.param("head_bias", nn.initializers.zeros_init(), (self.vocab,), jnp.float32)
+        if self.pairs:
+            self.pooler = Linear((self.width,), use_bias=True, dtype=self.dtype)
+            self.pair_head = Linear((2,), use_bias=True, dtype=self.dtype)
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        token_types: Int[Array, "B T"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T V"]:
+        """Logits of every token; without a head, the hidden states."""
+        x = self.hidden(tokens, positions=positions, segment_ids=segment_ids, token_types=token_types, train=train)
+        if self.pairs and self.is_initializing():
+            self.pair(x)
+        return x if self.output == "none" else self.head(x)
+
+    def hidden(
+        self,
+        tokens: Int[Array, "B T"],
+        *,
+        positions: Int[Array, "B T"] | None = None,
+        segment_ids: Int[Array, "B T"] | None = None,
+        token_types: Int[Array, "B T"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T D"]:
+        """The last stream."""
+        x = self.embed(tokens)
+        if self.token_types:
+            x = x + self.type_embed(jnp.zeros_like(tokens) if token_types is None else token_types)
+        return self.run(x, positions, segment_ids, train=train)[0]
+
+    def head(self, x: Float[Array, "... D"], train: bool = False) -> Float[Array, "... V"]:
+        """Logits of hidden states."""
+        if self.output == "masked":
+            x = self.head_norm(activation(self.feed_forward)(self.head_dense(x)))
+            return self.embed.attend(x) + self.head_bias.astype(compute_dtype(self.dtype))
+        return self.embed.attend(x)
+
+    def pooled(self, x: Float[Array, "B T D"], train: bool = False) -> Float[Array, "B D"]:
+        """One vector a row, from the hidden state of its first token."""
+        return jnp.tanh(self.pooler(x[:, 0]))
+
+    def pair(self, x: Float[Array, "B T D"], train: bool = False) -> Float[Array, "B 2"]:
+        """Whether the second sentence follows the first (0) or not (1), from hidden states."""
+        return self.pair_head(self.pooled(x))
+
+    def flops(self, shapes: dict[str, tuple[int, ...]], causal: bool = False) -> float:
+        """Forward FLOPs of a batch of `tokens` (B, T)."""
+        B, T = shapes["tokens"]
+        heads = {"none": 0, "tied": self.vocab, "masked": self.vocab + self.width}
+        return self.block_flops(B, T, False) + 2.0 * B * T * self.width * heads[self.output]
+
+
+class EncoderDecoder(Blocks, kw_only=True):
+    """An encoder, and a decoder that attends over what it gives; one table of tokens for both.
+
+    Attributes:
+      vocab: number of token ids (V).
+      encoder_depth: blocks of the encoder; None is `depth`, which the decoder has.
+      tied, embed_scale, logit_scale: as in Decoder.
+    """
+
+    vocab: int
+    encoder_depth: int | None = None
+    tied: bool = True
+    embed_scale: float = 1.0
+    logit_scale: float = 1.0
+
+    def setup(self) -> None:
+        self.embed = Embed(self.vocab, self.width, dtype=self.dtype)
+        self.encoder = side(self, self.encoder_depth, one_way=False)
+        self.decoder = side(self, one_way=True, cross=True)
+        if not self.tied:
+            self.head_linear = Linear((self.vocab,), dtype=self.dtype, name="head")
+
+    def __call__(
+        self,
+        tokens: Int[Array, "B S"],
+        decoder_tokens: Int[Array, "B T"],
+        *,
+        positions: Int[Array, "B S"] | None = None,
+        segment_ids: Int[Array, "B S"] | None = None,
+        decoder_positions: Int[Array, "B T"] | None = None,
+        decoder_segment_ids: Int[Array, "B T"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T V"]:
+        """Logits of the decoder; packed rows give documents of the same number in both sequences."""
+        return self.head(self.hidden(
+            tokens, decoder_tokens, positions=positions, segment_ids=segment_ids,
+            decoder_positions=decoder_positions, decoder_segment_ids=decoder_segment_ids, train=train,
+        ))  # fmt: skip
+
+    def hidden(
+        self,
+        tokens: Int[Array, "B S"],
+        decoder_tokens: Int[Array, "B T"],
+        *,
+        positions: Int[Array, "B S"] | None = None,
+        segment_ids: Int[Array, "B S"] | None = None,
+        decoder_positions: Int[Array, "B T"] | None = None,
+        decoder_segment_ids: Int[Array, "B T"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B T D"]:
+        """What the head reads: the last stream of the decoder."""
+        memory = self.encode(tokens, positions=positions, segment_ids=segment_ids, train=train)
+        mask = None
+        if segment_ids is not None:
+            whole = jnp.ones_like(decoder_tokens) if decoder_segment_ids is None else decoder_segment_ids
+            mask = masks.same_document(whole, segment_ids)
+        return self.decoder(
+            self._embedded(decoder_tokens), positions=decoder_positions, segment_ids=decoder_segment_ids,
+            memory=memory, memory_mask=mask, train=train,
+        )[0]  # fmt: skip
+
+    def encode(
+        self,
+        tokens: Int[Array, "B S"],
+        *,
+        positions: Int[Array, "B S"] | None = None,
+        segment_ids: Int[Array, "B S"] | None = None,
+        train: bool = False,
+    ) -> Float[Array, "B S D"]:
+        """The memory that the decoder attends over."""
+        return self.encoder(self._embedded(tokens), positions=positions, segment_ids=segment_ids, train=train)[0]
+
+    def decode(
+        self,
+        decoder_tokens: Int[Array, "B T"],
+        memory: Float[Array, "B S D"],
+        segment_ids: Int[Array, "B S"] | None = None,
+        *,
+        cache: dict,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B T V"], dict]:
+        """(logits, cache) of the tokens after those in the cache; `segment_ids` are 0 where the memory is padding."""
+        mask = None if segment_ids is None else (segment_ids > 0)[:, None, None]
+        x, blocks = self.decoder(
+            self._embedded(decoder_tokens), cache=cache, memory=memory, memory_mask=mask, train=train
+        )
+        return self.head(x), {"start": cache["start"] + decoder_tokens.shape[1], "blocks": blocks}
+
+    def head(self, x: Float[Array, "... D"], train: bool = False) -> Float[Array, "... V"]:
+        """Logits of the decoder's hidden states."""
+        return finish(self.embed.attend(x) if self.tied else self.head_linear(x), self.logit_scale)
+
+    def _embedded(self, tokens: jax.Array) -> jax.Array:
+        x = self.embed(tokens)
+        return x if self.embed_scale == 1.0 else x * jnp.asarray(self.embed_scale, x.dtype)
+
+    def init_cache(self, batch: int, length: int) -> dict:
+        """An empty cache of the decoder for `length` tokens."""
+        return {"start": jnp.zeros((), jnp.int32), "blocks": self.empty_blocks(batch, length)}
+
+    def flops(self, shapes: dict[str, tuple[int, ...]], causal: bool = False) -> float:
+        """Forward FLOPs of a batch of `tokens` (B, S) and `targets` (B, T)."""
+        (B, S), T = shapes["tokens"], shapes["targets"][1]
+        encoder = self.block_flops(B, S, False) * (self.encoder_depth or self.depth) / self.depth
+        return encoder + self.block_flops(B, T, causal, memory=S) + 2.0 * B * T * self.width * self.vocab
+
+
+def finish(logits: jax.Array, scale: float = 1.0, softcap: float | None = None) -> jax.Array:
+    """Logits scaled and bounded."""
+    if scale != 1.0:
+        logits = logits * jnp.asarray(scale, logits.dtype)
+    return logits if softcap is None else softcap * jnp.tanh(logits / softcap)

@@ -9,43 +9,51 @@ from jaxtyping import Array, Bool, Float, Int
 
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
-from fmjax.nn.linear import Linear, default_kernel
-from fmjax.nn.position import rotate
+from fmjax.nn import masks
+from fmjax.nn.linear import Linear, compute_dtype, default_kernel
+from fmjax.nn.position import Rotary
 
 Cache = dict[str, jax.Array]  # {"key", "value"}: (B, L, G, K)
+CHUNK = 256  # queries at a time in the chunked backend
 
 
 class Backend(NamedTuple):
-    """What an implementation of attention can do, and on which platforms it runs."""
+    """What an implementation of attention can do besides causal masks and grouped heads, and where it runs."""
 
     platforms: tuple[str, ...]
-    masks: bool  # takes an arbitrary boolean mask (packing, caches), not only "causal"
+    abilities: frozenset[str]
 
 
+ABILITIES = ("mask", "window", "bias", "softcap", "dropout")
+ALL = frozenset(ABILITIES)
 BACKENDS = {
-    "einsum": Backend(("cpu", "gpu", "tpu"), masks=True),  # the reference
-    "xla": Backend(("cpu", "gpu", "tpu"), masks=True),
-    "cudnn": Backend(("gpu",), masks=False),
+    "einsum": Backend(("cpu", "gpu", "tpu"), ALL),  # the reference
+    "chunked": Backend(("cpu", "gpu", "tpu"), ALL - {"dropout"}),  # the reference, a block of queries at a time
+    "xla": Backend(("cpu", "gpu", "tpu"), frozenset({"mask", "window", "bias"})),
+    # It has been seen to ignore segment ids elsewhere: it gets no mask before a test on a GPU says that it heeds them.
+    "cudnn": Backend(("gpu",), frozenset()),
 }
 
 
-def choose(backend: str, masked: bool, platform: str | None = None) -> str:
-    """The backend that will run; "auto" takes the measured best of the platform.
+def choose(backend: str, needs: frozenset[str] | set[str] = frozenset(), platform: str | None = None) -> str:
+    """The backend that will run; "auto" takes the measured best of the platform that can do what is needed.
 
     Raises:
-      ConfigError: a backend that does not exist, does not run here, or cannot apply the mask.
+      ConfigError: a backend that does not exist, does not run here, or cannot do something that is needed.
     """
     platform = platform or jax.default_backend()
     if backend == "auto":
-        return "einsum" if platform == "cpu" else "xla"
+        return "einsum" if platform == "cpu" or needs - BACKENDS["xla"].abilities else "xla"
     if backend not in BACKENDS:
         raise ConfigError(f"there is no attention backend {backend!r}; {did_you_mean(backend, BACKENDS)}")
     able = BACKENDS[backend]
     if platform not in able.platforms:
         raise ConfigError(f"attention backend {backend!r} runs on {', '.join(able.platforms)}, not on {platform}")
-    if masked and not able.masks:
+    if missing := [word for word in ABILITIES if word in needs - able.abilities]:
+        others = [name for name, b in BACKENDS.items() if not needs - b.abilities and platform in b.platforms]
         raise ConfigError(
-            f"attention backend {backend!r} applies no mask, and this input is packed or cached: use 'xla'"
+            f"attention backend {backend!r} cannot do {' or '.join(missing)}, which this model or input needs "
+            f"(packed, padded and cached input needs a mask): use {' or '.join(others)}"
         )
     return backend
 
@@ -54,54 +62,130 @@ def attend(
     q_BTHK: Float[Array, "B T H K"],
     k_BSGK: Float[Array, "B S G K"],
     v_BSGK: Float[Array, "B S G K"],
-    mask: Bool[Array, "B 1 T S"] | None = None,
+    mask: Bool[Array, "b 1 t S"] | None = None,
     causal: bool = False,
     backend: str = "auto",
+    *,
+    bias: Float[Array, "b H t S"] | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    scale: float | None = None,
+    dropout: float = 0.0,
+    key: jax.Array | None = None,
 ) -> Float[Array, "B T H K"]:
-    """Scaled dot-product attention; heads in groups share keys and values. A row that may see nothing gives zeros."""
-    name = choose(backend, mask is not None)
-    if name != "einsum":
-        out = jax.nn.dot_product_attention(q_BTHK, k_BSGK, v_BSGK, mask=mask, is_causal=causal, implementation=name)
-        seen = None if mask is None else mask.any(-1)[:, 0, :, None, None]
-        return out if seen is None else jnp.where(seen, out, 0)
-    B, T, H, K = q_BTHK.shape
-    S, G = k_BSGK.shape[1:3]
-    q = (q_BTHK * K**-0.5).reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4).reshape(B, G, H // G * T, K)
+    """Scaled dot-product attention; heads in groups share keys and values. A row that may see nothing gives zeros.
+
+    Args:
+      mask: where a query may look.
+      causal: only at keys up to its own place; the last query stands at the last key.
+      bias: added to the scores.
+      window: only at keys less than this many places away.
+      softcap: scores become softcap * tanh(scores / softcap) (arXiv 2408.00118).
+      scale: of the scores; None is 1 / sqrt(K).
+      dropout: chance of a weight to be dropped, when there is a `key`.
+    """
+    needs = {"mask": mask is not None, "bias": bias is not None, "window": window is not None}
+    needs |= {"softcap": softcap is not None, "dropout": bool(dropout) and key is not None}
+    name = choose(backend, {word for word, needed in needs.items() if needed})
+    (B, T, H, K), S = q_BTHK.shape, k_BSGK.shape[1]
+    scale = K**-0.5 if scale is None else scale
+    if name in ("xla", "cudnn"):
+        near = None if window is None else (window - 1, 0 if causal else window - 1)
+        out = jax.nn.dot_product_attention(
+            q_BTHK, k_BSGK, v_BSGK, bias, mask, scale=scale, is_causal=causal, local_window_size=near,
+            implementation=name,
+        )  # fmt: skip
+        if mask is None:
+            return out
+        seen = masks.both(mask, masks.behind(T, S, S - T) if causal else None)
+        return jnp.where(seen.any(-1)[:, 0, :, None, None], out, 0)  # it gives a blind row the mean of all values
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (B, 1, T, S))
+    if bias is not None:
+        bias = jnp.broadcast_to(bias, (bias.shape[0], H, T, S))
+    q_BTHK = q_BTHK * scale
+    if name == "einsum" or T <= CHUNK:
+        key = key if dropout else None
+        return _attend(q_BTHK, k_BSGK, v_BSGK, mask, bias, S - T, causal, window, softcap, dropout, key)
+    parts = -(-T // CHUNK)
+
+    def cut(x: jax.Array | None, axis: int) -> jax.Array | None:
+        """Blocks of queries, on a new first axis; the last is filled up."""
+        if x is None:
+            return None
+        x = jnp.moveaxis(x, axis, 0)
+        x = jnp.pad(x, ((0, parts * CHUNK - T), *((0, 0),) * (x.ndim - 1)))
+        return jnp.moveaxis(x.reshape(parts, CHUNK, *x.shape[1:]), 1, axis + 1)
+
+    @jax.checkpoint  # the scores of a block are made again in the backward pass: they are never all there
+    def block(_: None, x: tuple) -> tuple[None, jax.Array]:
+        start, q, m, b = x
+        return None, _attend(q, k_BSGK, v_BSGK, m, b, start, causal, window, softcap, 0.0, None)
+
+    starts = S - T + CHUNK * jnp.arange(parts)
+    out = jax.lax.scan(block, None, (starts, cut(q_BTHK, 1), cut(mask, 2), cut(bias, 2)))[1]
+    return jnp.moveaxis(out, 0, 1).reshape(B, parts * CHUNK, H, K)[:, :T]
+
+
+def _attend(
+    q_BTHK: Any, k_BSGK: Any, v_BSGK: Any, mask: Any, bias: Any, start: Any, causal: bool, window: int | None,
+    softcap: float | None, dropout: float, key: Any,
+) -> Float[Array, "B T H K"]:  # fmt: skip
+    """The reference: two products of (B G) matrices; `start` is the place of the first query among the keys."""
+    (B, T, H, K), (S, G) = q_BTHK.shape, k_BSGK.shape[1:3]
+    q = q_BTHK.reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4).reshape(B, G, H // G * T, K)
     scores = jnp.einsum("bgtk,bsgk->bgts", q, k_BSGK).astype(jnp.float32).reshape(B, G, H // G, T, S)
-    allowed = None if mask is None else mask[:, :, None]
-    if causal:
-        below = jnp.arange(T)[:, None] + (S - T) >= jnp.arange(S)
-        allowed = below if allowed is None else below & allowed
+    if softcap is not None:
+        scores = softcap * jnp.tanh(scores / softcap)
+    if bias is not None:
+        scores = scores + bias.reshape(bias.shape[0], G, H // G, T, S)
+    allowed = masks.both(
+        None if mask is None else mask[:, :, None],
+        masks.behind(T, S, start)[0, 0] if causal else None,
+        masks.near(T, S, window, start)[0, 0] if window is not None else None,
+    )
     if allowed is not None:
         scores = jnp.where(allowed, scores, -1e30)
     weights = jax.nn.softmax(scores, axis=-1)
     if mask is not None:
         weights = jnp.where(allowed, weights, 0.0)
+    if key is not None:
+        weights = weights * jax.random.bernoulli(key, 1 - dropout, weights.shape) / (1 - dropout)
     weights = weights.astype(v_BSGK.dtype).reshape(B, G, H // G * T, S)
     out = jnp.einsum("bgts,bsgk->bgtk", weights, v_BSGK).reshape(B, G, H // G, T, K)
     return out.transpose(0, 3, 1, 2, 4).reshape(B, T, H, K)
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention, in groups that share keys, with rotary positions and an explicit cache.
+    """Multi-head attention, in groups that share keys, over the sequence itself or over another one's memory.
 
     Attributes:
       heads: query heads (H).
-      groups: key/value heads (G); None is H.
+      groups: key/value heads (G); None is H, 1 is multi-query attention.
+      size: numbers a head (K); None is D / H.
       causal: whether a token sees only itself and what came before.
-      rotary: whether queries and keys are turned by their positions.
+      rotary: how queries and keys are turned by their positions; None does not.
       qk_norm: whether queries and keys are RMS-normalised (arXiv 2302.05442).
-      use_bias: biases on the projections.
+      use_bias: biases on all projections; `qkv_bias` on all but the last.
+      window, softcap, scale, dropout: see `attend`.
+      eps: of the norms of queries and keys.
       out_init: initialiser of the output projection.
       backend: see BACKENDS.
     """
 
     heads: int
     groups: int | None = None
+    size: int | None = None
     causal: bool = False
-    rotary: bool = True
+    rotary: Rotary | None = Rotary()
     qk_norm: bool = False
     use_bias: bool = False
+    qkv_bias: bool = False
+    window: int | None = None
+    softcap: float | None = None
+    scale: float | None = None
+    dropout: float = 0.0
+    eps: float = 1e-6
     dtype: str | None = None
     out_init: Any = default_kernel
     backend: str = "auto"
@@ -110,32 +194,56 @@ class Attention(nn.Module):
     def __call__(
         self,
         x: Float[Array, "B T D"],
-        positions: Int[Array, "B T"],
-        mask: Bool[Array, "B 1 T S"] | None = None,
+        positions: Int[Array, "B T"] | None = None,
+        mask: Bool[Array, "b 1 t S"] | None = None,
         cache: Cache | None = None,
         start: Int[Array, ""] | None = None,
+        memory: Float[Array, "B S M"] | None = None,
+        bias: Float[Array, "b H t S"] | None = None,
+        train: bool = False,
     ) -> tuple[Float[Array, "B T D"], Cache | None]:
         D, H, G = x.shape[-1], self.heads, self.groups or self.heads
-        if D % H or H % G:
+        if (self.size is None and D % H) or H % G:
             raise ConfigError(f"width {D} does not divide into {H} heads, or {H} heads into {G} groups")
-        K = D // H
+        K = self.size or D // H
+        biased = self.use_bias or self.qkv_bias
 
-        def project(name: str, heads: int) -> jax.Array:
-            return Linear((heads, K), use_bias=self.use_bias, dtype=self.dtype, name=name)(x)
+        def project(name: str, heads: int, of: jax.Array) -> jax.Array:
+            return Linear((heads, K), use_bias=biased, dtype=self.dtype, name=name)(of)
 
-        q_BTHK, k_BTGK, v_BTGK = project("query", H), project("key", G), project("value", G)
+        source = x if memory is None else memory
+        q_BTHK, k_BSGK, v_BSGK = project("query", H, x), project("key", G, source), project("value", G, source)
         if self.qk_norm:
-            q_BTHK = nn.RMSNorm(dtype=q_BTHK.dtype, name="query_norm")(q_BTHK)
-            k_BTGK = nn.RMSNorm(dtype=k_BTGK.dtype, name="key_norm")(k_BTGK)
-        if self.rotary:
-            q_BTHK, k_BTGK = rotate(q_BTHK, positions), rotate(k_BTGK, positions)
-        causal = self.causal
+            q_BTHK = nn.RMSNorm(epsilon=self.eps, dtype=q_BTHK.dtype, name="query_norm")(q_BTHK)
+            k_BSGK = nn.RMSNorm(epsilon=self.eps, dtype=k_BSGK.dtype, name="key_norm")(k_BSGK)
+        if self.rotary is not None and memory is None:
+            q_BTHK, k_BSGK = self.rotary(q_BTHK, positions), self.rotary(k_BSGK, positions)
+        causal, window = self.causal, self.window
         if cache is not None:  # the mask then says which cached places are seen
             write = jax.lax.dynamic_update_slice_in_dim
-            cache = {"key": write(cache["key"], k_BTGK, start, 1), "value": write(cache["value"], v_BTGK, start, 1)}
-            k_BTGK, v_BTGK, causal = cache["key"], cache["value"], False
-        out_BTHK = attend(q_BTHK, k_BTGK, v_BTGK, mask, causal, self.backend)
+            cache = {"key": write(cache["key"], k_BSGK, start, 1), "value": write(cache["value"], v_BSGK, start, 1)}
+            k_BSGK, v_BSGK, causal, window = cache["key"], cache["value"], False, None
+        key = self.make_rng("dropout") if train and self.dropout else None
+        out_BTHK = attend(
+            q_BTHK, k_BSGK, v_BSGK, mask, causal, self.backend, bias=bias, window=window,
+            softcap=self.softcap, scale=self.scale, dropout=self.dropout, key=key,
+        )  # fmt: skip
         out = Linear((D,), contract=2, use_bias=self.use_bias, dtype=self.dtype, kernel_init=self.out_init, name="out")(
             out_BTHK
         )
         return out, cache
+
+
+def empty_cache(batch: int, length: int, groups: int, size: int, dtype: str | None) -> Cache:
+    """Room for the keys and values of `length` tokens."""
+    zeros = jnp.zeros((batch, length, groups, size), compute_dtype(dtype))
+    return {"key": zeros, "value": zeros}
+
+
+def attention_flops(
+    rows: int, queries: int, keys: int, width: int, heads: int, groups: int, size: int, causal: bool = False
+) -> float:
+    """Forward FLOPs of one attention layer, projections included; `causal` counts only the half that is seen."""
+    projections = queries * width * 2 * heads * size + keys * width * 2 * groups * size
+    scores = 2 * queries * keys * heads * size * (0.5 if causal else 1.0)
+    return 2.0 * rows * (projections + scores)

@@ -6,6 +6,7 @@ import math
 import os
 import re
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -168,8 +169,9 @@ def orbax() -> Any:
 
     # It logs the traceback of whatever it raises; what is raised is said once, by us.
     logging.getLogger("absl").addFilter(_is_news)
-    # When one array of a save fails, it closes the loop that TensorStore still wants to tell of the others; a thread
-    # of TensorStore's then prints a traceback that nobody can act on, beside the error that is raised.
+    # When one array of a save fails, it raises that and forgets the others, and closes the loop that TensorStore still
+    # wants to tell of them: both print tracebacks that nobody can act on, before or after our one line.
+    logging.getLogger("asyncio").addFilter(lambda record: not _is_forgotten(record))
     before = sys.unraisablehook
     sys.unraisablehook = lambda seen: None if _is_late(seen) else before(seen)
     return orbax.checkpoint
@@ -177,6 +179,13 @@ def orbax() -> Any:
 
 def _is_news(record: logging.LogRecord) -> bool:
     return not (record.exc_info and "orbax" in record.pathname)
+
+
+def _is_forgotten(record: logging.LogRecord) -> bool:
+    """Whether asyncio complains of a failure of Orbax's that nobody asked about."""
+    if not (record.exc_info and "never retrieved" in record.getMessage()):
+        return False
+    return any("orbax" in frame.f_code.co_filename for frame, _ in traceback.walk_tb(record.exc_info[2]))
 
 
 def _is_late(seen: Any) -> bool:

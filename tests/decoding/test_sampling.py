@@ -11,7 +11,7 @@ from fmjax.decoding.sampling import Sampler
 from fmjax.models.transformer import Decoder
 
 PROMPT = jax.random.randint(jax.random.key(0), (2, 5), 0, 40)
-MODEL = Decoder(40, width=16, depth=1, heads=2)
+MODEL = Decoder(vocab=40, width=16, depth=1, heads=2)
 PARAMS = jax.jit(MODEL.init)(jax.random.key(1), PROMPT)["params"]
 
 

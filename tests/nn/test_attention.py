@@ -6,59 +6,80 @@ import numpy as np
 import pytest
 
 from fmjax.core.errors import ConfigError
-from fmjax.nn.attention import Attention, attend, choose
-from fmjax.nn.position import rotate
+from fmjax.nn import attention, masks
+from fmjax.nn.attention import BACKENDS, Attention, attend, choose
 
 KEYS = jax.random.split(jax.random.key(0), 4)
 Q_BTHK = jax.random.normal(KEYS[0], (2, 7, 4, 8))
-BACKENDS = ("einsum", "xla")
+HERE = [name for name, backend in BACKENDS.items() if "cpu" in backend.platforms]
 SEGMENTS = jnp.array([[1, 1, 1, 2, 2, 2, 0], [1, 2, 2, 2, 2, 0, 0]])
+BIAS = jax.random.normal(KEYS[3], (1, 4, 7, 7))
+CASES = {  # what `attend` is asked for
+    "plain": {},
+    "causal": dict(causal=True),
+    "packed": dict(mask=True),
+    "packed causal": dict(mask=True, causal=True),
+    "window": dict(window=3),
+    "packed causal window": dict(mask=True, causal=True, window=2),
+    "biased": dict(bias=BIAS, scale=1.0, causal=True),
+    "softcap": dict(softcap=0.5, mask=True),
+}
 
 
-def by_hand(q, k, v, mask):
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(attention, "CHUNK", 3)
+
+
+def by_hand(q, k, v, mask=False, causal=False, window=None, bias=None, softcap=None, scale=None):
     """softmax(q k / sqrt(K)) v, head by head, in float64."""
-    q, k, v, mask = (np.asarray(x, np.float64) for x in (q, k, v, mask))
-    out = np.zeros(q.shape)
+    q, k, v = (np.asarray(x, np.float64) for x in (q, k, v))
+    out, n = np.zeros(q.shape), q.shape[1]
+    distance = np.arange(n)[:, None] - np.arange(n)
     for b in range(q.shape[0]):
+        seen = np.ones((n, n), bool)
+        if mask:
+            seen &= (SEGMENTS[b][:, None] == SEGMENTS[b][None]) & (SEGMENTS[b] > 0)[:, None]
+        seen &= (distance >= 0) | (not causal)
+        seen &= np.abs(distance) < (window or n)
         for h in range(q.shape[2]):
             g = h // (q.shape[2] // k.shape[2])
-            scores = q[b, :, h] @ k[b, :, g].T / np.sqrt(q.shape[-1])
-            weights = np.exp(scores - scores.max(-1, keepdims=True)) * mask[b, 0]
+            scores = q[b, :, h] @ k[b, :, g].T * (q.shape[-1] ** -0.5 if scale is None else scale)
+            scores = scores if softcap is None else softcap * np.tanh(scores / softcap)
+            scores = scores if bias is None else scores + np.asarray(bias, np.float64)[0, h]
+            weights = np.exp(scores - scores.max(-1, keepdims=True)) * seen
             total = weights.sum(-1, keepdims=True)
             out[b, :, h] = np.divide(weights, total, out=np.zeros_like(weights), where=total > 0) @ v[b, :, g]
     return out
 
 
 def inputs(groups):
-    k = jax.random.normal(KEYS[1], (2, 7, groups, 8))
-    v = jax.random.normal(KEYS[2], (2, 7, groups, 8))
-    return k, v
+    return jax.random.normal(KEYS[1], (2, 7, groups, 8)), jax.random.normal(KEYS[2], (2, 7, groups, 8))
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+def asked(options):
+    return {**options, "mask": masks.same_document(SEGMENTS) if options.get("mask") else None}
+
+
 @pytest.mark.parametrize("groups", [4, 2, 1])
-@pytest.mark.parametrize("causal", [False, True])
-@pytest.mark.parametrize("packed", [False, True])
-def test_every_backend_equals_attention_written_by_hand(backend, groups, causal, packed):
-    k, v = inputs(groups)
-    mask = np.ones((2, 1, 7, 7), bool)
-    given = None
-    if packed:
-        given = ((SEGMENTS[:, :, None] == SEGMENTS[:, None, :]) & (SEGMENTS[:, :, None] > 0))[:, None]
-        mask &= np.asarray(given)
-    if causal:
-        mask &= np.tril(np.ones((7, 7), bool))
-    out = jax.jit(lambda *x: attend(*x, given, causal, backend))(Q_BTHK, k, v)
-    np.testing.assert_allclose(out, by_hand(Q_BTHK, k, v, mask), atol=2e-6)
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("backend", HERE)
+def test_every_backend_equals_attention_written_by_hand_or_refuses(backend, case, groups):
+    options, (k, v) = CASES[case], inputs(groups)
+    if set(options) - {"causal", "scale"} - BACKENDS[backend].abilities:
+        with pytest.raises(ConfigError, match="cannot do"):
+            attend(Q_BTHK, k, v, backend=backend, **asked(options))
+        return
+    out = jax.jit(lambda *x: attend(*x, backend=backend, **asked(options)))(Q_BTHK, k, v)
+    np.testing.assert_allclose(out, by_hand(Q_BTHK, k, v, **options), atol=3e-6)
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [name for name in HERE if name != "einsum"])
 def test_gradients_of_every_backend_agree_and_a_blind_row_has_none(backend):
     k, v = inputs(2)
-    mask = ((SEGMENTS[:, :, None] == SEGMENTS[:, None, :]) & (SEGMENTS[:, :, None] > 0))[:, None]
 
     def loss(q, k, v, backend):
-        return jnp.sin(attend(q, k, v, mask, True, backend)).sum()
+        return jnp.sin(attend(q, k, v, masks.same_document(SEGMENTS), True, backend, bias=BIAS)).sum()
 
     gradient = jax.jit(jax.grad(loss, (0, 1, 2)), static_argnums=3)
     mine, reference = gradient(Q_BTHK, k, v, backend), gradient(Q_BTHK, k, v, "einsum")
@@ -68,21 +89,42 @@ def test_gradients_of_every_backend_agree_and_a_blind_row_has_none(backend):
     np.testing.assert_array_equal(mine[0][1, -2:], 0)
 
 
+def test_fewer_queries_than_keys_stand_at_the_end():
+    k, v = inputs(4)
+    for backend in ("einsum", "chunked"):
+        whole = attend(Q_BTHK, k, v, causal=True, window=4, backend=backend)
+        np.testing.assert_allclose(
+            attend(Q_BTHK[:, 2:], k, v, causal=True, window=4, backend=backend), whole[:, 2:], atol=2e-6
+        )
+
+
+def test_the_chunked_backend_never_holds_all_scores(monkeypatch):
+    monkeypatch.setattr(attention, "CHUNK", 32)
+    q = jax.ShapeDtypeStruct((1, 512, 2, 8), jnp.float32)
+
+    def memory(backend):
+        gradient = jax.grad(lambda q: attend(q, q, q, causal=True, backend=backend).sum())
+        return jax.jit(gradient).lower(q).compile().memory_analysis().temp_size_in_bytes
+
+    assert memory("chunked") < memory("einsum") / 4
+
+
 def test_a_backend_that_cannot_is_refused():
-    for name, masked, says in (("cudnn", False, "runs on gpu"), ("flash", False, "no attention backend")):
+    for name, needs, says in (("cudnn", set(), "runs on gpu"), ("flash", set(), "no attention backend")):
         with pytest.raises(ConfigError, match=says):
-            choose(name, masked, "cpu")
-    with pytest.raises(ConfigError, match="applies no mask"):
-        choose("cudnn", True, "gpu")
-    assert choose("auto", True, "gpu") == "xla"
+            choose(name, needs, "cpu")
+    with pytest.raises(ConfigError, match=r"cannot do mask.* use einsum or chunked or xla"):
+        choose("cudnn", {"mask"}, "gpu")
+    assert choose("auto", {"mask"}, "gpu") == "xla"
+    assert choose("auto", {"mask", "softcap"}, "gpu") == "einsum"
 
 
-def test_rotation_keeps_lengths_and_makes_scores_depend_on_distance_alone():
-    x = jax.random.normal(KEYS[3], (1, 1, 1, 16))
-    at = lambda p: rotate(x, jnp.full((1, 1), p))[0, 0, 0]  # noqa: E731
-    np.testing.assert_allclose(jnp.linalg.norm(at(5)), jnp.linalg.norm(at(0)), rtol=1e-6)
-    np.testing.assert_allclose(at(3) @ at(7), at(103) @ at(107), rtol=2e-4)
-    np.testing.assert_array_equal(at(0), x[0, 0, 0])
+def test_dropped_weights_keep_the_mean():
+    k, v = inputs(4)
+    once = jax.jit(lambda key: attend(Q_BTHK, k, v, dropout=0.5, key=key))
+    outs = jax.vmap(once)(jax.random.split(jax.random.key(1), 4000))
+    np.testing.assert_allclose(outs.mean(0), attend(Q_BTHK, k, v), atol=0.08)
+    assert outs.std(0).min() > 0.05
 
 
 @pytest.mark.parametrize("groups", [4, 2, 1])
@@ -95,3 +137,12 @@ def test_keys_are_shared_by_group_and_the_shape_is_kept(groups):
     assert out.shape == x.shape
     with pytest.raises(ConfigError, match="does not divide"):
         Attention(heads=3).init(jax.random.key(1), x, positions)
+
+
+def test_attention_over_a_memory_has_its_length_and_width_and_no_positions():
+    x, memory = jax.random.normal(KEYS[0], (2, 7, 16)), jax.random.normal(KEYS[1], (2, 5, 12))
+    model = Attention(heads=4)
+    (out, _), variables = jax.jit(model.init_with_output)(jax.random.key(1), x, memory=memory)
+    assert (out.shape, variables["params"]["value"]["kernel"].shape) == ((2, 7, 16), (12, 4, 4))
+    swapped, _ = model.apply(variables, x, memory=memory[:, ::-1])
+    np.testing.assert_allclose(out, swapped, atol=2e-6)

@@ -1,0 +1,119 @@
+"""The transformer block: attention, then feed-forward, each added to the stream."""
+
+import dataclasses
+from functools import partial
+from typing import Any
+
+import flax.linen as nn
+import jax
+from jaxtyping import Array, Float
+
+from fmjax.core.config import did_you_mean
+from fmjax.core.errors import ConfigError
+from fmjax.nn.attention import Attention
+from fmjax.nn.feed_forward import FeedForward
+from fmjax.nn.linear import compute_dtype
+from fmjax.nn.position import Rotary
+
+NORMS = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
+PLACES = ("pre", "post", "sandwich")
+
+
+@dataclasses.dataclass(frozen=True)
+class BlockSpec:
+    """What the blocks of a stack have in common; the fields of models/transformer.py's Stack say what they mean."""
+
+    heads: int
+    inner: int
+    groups: int | None = None
+    head_size: int | None = None
+    feed_forward: str = "gelu"
+    norm: str = "rms"
+    norm_place: str = "pre"
+    eps: float = 1e-6
+    rotary: Rotary | None = None
+    qk_norm: bool = False
+    use_bias: bool = False
+    qkv_bias: bool = False
+    window: int | None = None
+    softcap: float | None = None
+    attention_scale: float | None = None
+    dropout: float = 0.0
+    attention_dropout: float = 0.0
+    depth: int = 1
+    dtype: str | None = None
+    backend: str = "auto"
+
+    def __post_init__(self) -> None:
+        for what, given, known in (("norm", self.norm, NORMS), ("norm_place", self.norm_place, PLACES)):
+            if given not in known:
+                raise ConfigError(f"there is no {what} {given!r}; {did_you_mean(given, known)}")
+
+    def norm_layer(self, name: str | None = None) -> nn.Module:
+        """A norm of this kind."""
+        return NORMS[self.norm](epsilon=self.eps, dtype=compute_dtype(self.dtype), name=name)
+
+
+class Block(nn.Module):
+    """x + f(norm(x)) for attention, attention over a memory where there is one, and feed-forward.
+
+    Norms stand before each branch ("pre"), after each sum ("post", arXiv 1706.03762), or before and after each branch
+    ("sandwich", arXiv 2408.00118).
+
+    Attributes:
+      spec: what all blocks of the stack share.
+      causal: whether a token sees only itself and what came before.
+      cross: whether there is attention over a memory.
+      drop_path: chance that a row skips a branch in training (stochastic depth, arXiv 1603.09382).
+    """
+
+    spec: BlockSpec
+    causal: bool = True
+    cross: bool = False
+    drop_path: float = 0.0
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Float[Array, "B T D"],
+        positions: Any = None,
+        mask: Any = None,
+        bias: Any = None,
+        cache: Any = None,
+        start: Any = None,
+        memory: Any = None,
+        memory_mask: Any = None,
+        causal: bool | None = None,
+        train: bool = False,
+    ) -> tuple[Float[Array, "B T D"], Any]:
+        """The stream and the cache; a `causal` that is given goes before the block's own (a mask may say it all)."""
+        spec, causal = self.spec, self.causal if causal is None else causal
+        # The branches of all blocks add to one stream; their sum keeps its size when each starts this small (GPT-2).
+        small = nn.initializers.variance_scaling(0.5 / spec.depth, "fan_in", "truncated_normal")
+        attention = partial(
+            Attention, spec.heads, spec.groups, spec.head_size, qk_norm=spec.qk_norm, use_bias=spec.use_bias,
+            qkv_bias=spec.qkv_bias, softcap=spec.softcap, scale=spec.attention_scale, dropout=spec.attention_dropout,
+            eps=spec.eps, dtype=spec.dtype, out_init=small, backend=spec.backend,
+        )  # fmt: skip
+        own = attention(causal=causal, rotary=spec.rotary, window=spec.window, name="attention")
+        x, cache = self._add("attention", x, lambda h: own(h, positions, mask, cache, start, None, bias, train), train)
+        if self.cross:
+            over = attention(rotary=None, name="cross_attention")
+            look = partial(over, mask=memory_mask, memory=memory, train=train)
+            x, _ = self._add("cross_attention", x, look, train)
+        forward = FeedForward(
+            spec.inner, spec.feed_forward, spec.use_bias, spec.dropout, spec.dtype, small, name="feed_forward"
+        )
+        x, _ = self._add("feed_forward", x, lambda h: (forward(h, train), None), train)
+        return x, cache
+
+    def _add(self, name: str, x: jax.Array, branch: Any, train: bool) -> tuple[jax.Array, Any]:
+        """x + branch(x), with norms where they belong."""
+        spec = self.spec
+        out, rest = branch(x if spec.norm_place == "post" else spec.norm_layer(f"{name}_norm")(x))
+        if spec.norm_place == "sandwich":
+            out = spec.norm_layer(f"{name}_post_norm")(out)
+        out = nn.Dropout(spec.dropout, deterministic=not train)(out)
+        out = nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)(out)
+        x = x + out
+        return (spec.norm_layer(f"{name}_norm")(x) if spec.norm_place == "post" else x), rest
