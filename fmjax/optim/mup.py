@@ -12,8 +12,9 @@ changes. `coordinates.py` checks it.
 
 from fmjax.optim.assemble import check_numbers
 
-# Matrices whose fan-in grows with the width; embeddings, biases, norms, and a head under `logit_scale` keep the rate.
-HIDDEN = r"(query|key|value|out|gate|up|down|router)/kernel$"
+# Every matrix whose fan-in grows with the width: all kernels but the head's, which has `logit_scale` instead. A first
+# convolution over pixels, whose fan-in is fixed, wants a pattern of your own.
+HIDDEN = r"(?<!\bhead)/kernel$"
 
 
 def rates(width: int, base: int, hidden: str = HIDDEN) -> tuple[tuple[str, float], ...]:

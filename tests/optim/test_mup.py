@@ -51,10 +51,12 @@ def test_every_matrix_but_the_head_gets_the_smaller_rate():
     model = decoder(32, tied=False, position="learned", use_bias=True, qk_norm=True, feed_forward="swiglu")
     mixture = MixtureOfExperts(4, 64, kind="swiglu", use_bias=True)
     x = jax.ShapeDtypeStruct((1, 4, 32), np.float32)
-    for made in (jax.eval_shape(model.init, KEY, TOKENS), jax.eval_shape(mixture.init, KEY, x)):
-        for name in addresses(made["params"]):
-            hidden = name.endswith("kernel") and name != "head/kernel"  # that one has its logit_scale
-            assert matches(mup.HIDDEN, name) == hidden, name
+    params = {"model": jax.eval_shape(model.init, KEY, TOKENS), "mixture": jax.eval_shape(mixture.init, KEY, x)}
+    picked = {name for name in addresses(params) if matches(mup.HIDDEN, name)}
+    kernels = {name for name in addresses(params) if name.endswith("/kernel")}
+    assert kernels - picked == {"model/params/head/kernel"}  # that one has its logit_scale
+    assert picked < kernels
+    assert [matches(mup.HIDDEN, name) for name in ("head/kernel", "pair_head/kernel", "head_dense/kernel")] == [0, 1, 1]
     assert mup.rates(256, 64) == ((mup.HIDDEN, 0.25),)
 
 
