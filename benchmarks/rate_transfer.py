@@ -22,8 +22,8 @@ TITLES = {"mup": "maximal-update", "standard": "standard"}
 def main(argv: list[str] | None = None) -> int:
     """Train, find the best rates, write the row and the figure."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128, 256])
-    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3 * 2**i for i in range(6)])
+    parser.add_argument("--widths", type=int, nargs="+", default=[32, 64, 128])
+    parser.add_argument("--rates", type=float, nargs="+", default=[2e-3 * 2**i for i in range(5)])
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--rows", type=int, default=16, help="of a batch")
     parser.add_argument("--seeds", type=int, default=1)

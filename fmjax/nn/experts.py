@@ -153,7 +153,9 @@ class MixtureOfExperts(nn.Module):
         """`valid` (true or 1 for a token, of x's leading shape): padding is not routed, counted or given room."""
         self._check(x, valid)
         limited = train and self.capacity is not None
-        way = choose(self.dispatch if limited or self.capacity is None else "auto", limited)
+        way = choose(self.dispatch, self.capacity is not None)
+        if not limited and not DISPATCHERS[way].dropless:
+            way = choose("auto", False)
         D, lead = x.shape[-1], x.shape[:-1]
         x_BTD = x.reshape(-1, lead[-1], D)
         valid_BT = jnp.ones(x_BTD.shape[:2], bool) if valid is None else valid.reshape(x_BTD.shape[:2]).astype(bool)
@@ -188,6 +190,10 @@ class MixtureOfExperts(nn.Module):
         if valid is not None and valid.shape != x.shape[:-1]:
             raise ConfigError(f"valid has shape {valid.shape}, and the tokens {x.shape[:-1]}: give one number a token")
 
+    def _room(self, tokens: int) -> int:
+        """How many of a row's tokens fit into the buffer of an expert."""
+        return min(tokens, math.ceil(self.capacity * self.top_k / self.experts * tokens - 1e-5))
+
     def _route(self, x_BTD: jax.Array, valid_BT: jax.Array, train: bool, limited: bool) -> Routes:
         seen = x_BTD.astype(jnp.float32)
         if train and self.jitter:
@@ -216,7 +222,8 @@ class MixtureOfExperts(nn.Module):
             flat = picked_BTkE.reshape(B, T * k, self.experts)  # a token's choices together: none waits for the future
             place = ((jnp.cumsum(flat, axis=1) - flat) * flat).sum(-1).reshape(B, T, k)
             # The share of the real tokens, so that more padding makes no more room.
-            room = jnp.ceil(self.capacity * self.top_k / self.experts * valid_BT.sum(1) - 1e-5)
+            share = self.capacity * self.top_k / self.experts
+            room = jnp.minimum(jnp.ceil(share * valid_BT.sum(1) - 1e-5), self._room(T))  # float32 may round up
             lost = kept & (place >= room[:, None, None])
             self.sow("intermediates", "dropped", lost.sum() / (tokens * self.top_k))
             kept = kept & ~lost
@@ -225,7 +232,7 @@ class MixtureOfExperts(nn.Module):
     def _buffers(self, x_BTD: jax.Array, routes: Routes, experts: Experts, train: bool) -> jax.Array:
         """Tokens written to a buffer (E, B, C, D), one product an expert, and read back."""
         (B, T, D), E, k = x_BTD.shape, self.experts, self.top_k
-        C = min(T, math.ceil(self.capacity * k / E * T - 1e-5))
+        C = self._room(T)
         slots = jnp.where(routes.gates > 0, routes.chosen * C + routes.place, E * C).reshape(B, T * k)
         rows = jnp.repeat(x_BTD, k, axis=1)
         filled = jax.vmap(lambda s, x: jnp.zeros((E * C, D), x.dtype).at[s].set(x, mode="drop"))(slots, rows)
