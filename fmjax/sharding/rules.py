@@ -16,7 +16,16 @@ LARGEST = "largest"  # split the largest axis that divides, and small weights no
 SMALL = 1024  # numbers; a weight below this costs more to gather than it saves
 
 # Rules name the last axes of a weight; leading ones (a stack of scanned layers) stay whole.
+# Experts come first in every list: their kernels are named like those of a feed-forward.
+_EXPERT = (
+    (r"experts/\w+/kernel$", ("expert", None, None)),
+    (r"experts/\w+/bias$", ("expert", None)),
+)
 _TENSOR = (
+    (r"experts/(gate|up)/kernel$", ("expert", None, "tensor")),
+    (r"experts/(gate|up)/bias$", ("expert", "tensor")),
+    (r"experts/down/kernel$", ("expert", "tensor", None)),
+    (r"experts/down/bias$", ("expert", None)),
     (r"(query|key|value)/kernel$", (None, "tensor", None)),
     (r"(query|key|value)/bias$", ("tensor", None)),
     (r"attention/out/kernel$", ("tensor", None, None)),
@@ -27,6 +36,10 @@ _TENSOR = (
     (r"head/kernel$", (None, "tensor")),
 )
 _FSDP_TENSOR = (
+    (r"experts/(gate|up)/kernel$", ("expert", "fsdp", "tensor")),
+    (r"experts/(gate|up)/bias$", ("expert", "tensor")),
+    (r"experts/down/kernel$", ("expert", "tensor", "fsdp")),
+    (r"experts/down/bias$", ("expert", None)),
     (r"(query|key|value)/kernel$", ("fsdp", "tensor", None)),
     (r"(query|key|value)/bias$", ("tensor", None)),
     (r"attention/out/kernel$", ("tensor", None, "fsdp")),
@@ -39,6 +52,7 @@ _FSDP_TENSOR = (
 RECIPES: dict[str, tuple] = {
     "replicate": ((r".*", ()),),
     "fsdp": ((r".*", LARGEST),),
+    "expert": (*_EXPERT, (r".*", ())),
     "tensor": (*_TENSOR, (r".*", ())),
     "fsdp_tensor": (*_FSDP_TENSOR, (r".*", LARGEST)),
 }

@@ -13,10 +13,12 @@ from stand_ins import BATCH, CASES, leaves, optimizer, records, tiny
 from fmjax.core.errors import ConfigError
 from fmjax.core.trees import flatten
 from fmjax.models.transformer import Decoder
+from fmjax.nn.experts import MixtureOfExperts
 from fmjax.objectives.language import NextToken
 from fmjax.optim import optimizers
 from fmjax.run import Run, fit
-from fmjax.sharding.mesh import make_mesh
+from fmjax.sharding.mesh import make_mesh, replicated, row_sharding
+from fmjax.sharding.rules import shard_params
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.program import Accumulation, Program
 
@@ -97,6 +99,27 @@ def test_a_decoder_learns_the_same_wherever_its_weights_lie(on_one, mesh, recipe
     close(state.params, on_one[0].params, 1e-3)
     for want, x in zip(jax.tree.leaves(p.shardings), jax.tree.leaves(state), strict=True):
         assert x.sharding.is_equivalent_to(want, x.ndim)
+
+
+@pytest.mark.parametrize("dispatch", ["dense", "ragged", "buffers"])
+def test_experts_on_eight_devices_give_what_one_gives(dispatch):
+    model = MixtureOfExperts(4, 64, capacity=1.0 if dispatch == "buffers" else None, use_bias=True, dispatch=dispatch)
+    x = jax.random.normal(jax.random.key(0), (8, 16, 32))
+
+    def gradient(params, x):
+        def loss(params):
+            out, seen = model.apply(params, x, train=True, mutable=["losses"])
+            return (out**2).mean() + sum(jax.tree.leaves(seen))
+
+        return jax.value_and_grad(loss)(params)
+
+    params = jax.jit(model.init)(jax.random.key(1), x)
+    mesh = make_mesh({"data": 2, "expert": 4})
+    places = shard_params(params, mesh, "expert")
+    split = jax.jit(gradient, in_shardings=(places, row_sharding(mesh)), out_shardings=(replicated(mesh), places))
+    one, eight = jax.jit(gradient)(params, x), split(params, x)
+    assert eight[1]["params"]["experts"]["up"]["kernel"].addressable_shards[0].data.shape == (1, 32, 64)
+    close(one, eight, 1e-5)
 
 
 def test_moments_and_averages_lie_where_their_weights_lie_and_memory_is_saved():

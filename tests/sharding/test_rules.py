@@ -13,6 +13,7 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from fmjax.core.errors import ConfigError
 from fmjax.core.trees import flatten
 from fmjax.models.transformer import Decoder
+from fmjax.nn.experts import MixtureOfExperts
 from fmjax.sharding.mesh import AXES
 from fmjax.sharding.rules import LARGEST, RECIPES, SMALL, shard_like, shard_params
 
@@ -43,11 +44,17 @@ def specs(tree, mesh, recipe):
     return {name: s.spec for name, s in flatten(shard_params(tree, mesh, recipe)).items()}
 
 
-ALL = {k: v for decoder in DECODERS.values() for k, v in flatten(weights(decoder)).items()}
+def mixture():
+    model = MixtureOfExperts(4, 64, kind="swiglu", use_bias=True)
+    x = SHAPE((1, 8, 32), np.float32)
+    return {"model": {"block_0": jax.eval_shape(lambda x: model.init(jax.random.key(0), x)["params"], x)}}
+
+
+ALL = {k: v for tree in (*map(weights, DECODERS.values()), mixture()) for k, v in flatten(tree).items()}
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
-def test_every_rule_matches_something_in_the_decoder(recipe):
+def test_every_rule_matches_something_in_a_decoder_or_in_experts(recipe):
     for pattern, _ in RECIPES[recipe]:
         assert any(re.search(pattern, name) for name in ALL), pattern
 
@@ -73,6 +80,21 @@ def test_what_a_recipe_says_is_where_a_weight_lies():
     assert seen["model/block_0/attention/out/kernel"] == PartitionSpec("tensor", None, "fsdp")
     assert seen["model/block_1/feed_forward/down/kernel"] == PartitionSpec("tensor", "fsdp")
     assert seen["model/embed/embedding"] == PartitionSpec("tensor", "fsdp")
+
+
+@pytest.mark.parametrize(("recipe", "up", "down"), [
+    ("expert", ("expert", None, None), ("expert", None, None)),
+    ("tensor", ("expert", None, "tensor"), ("expert", "tensor", None)),
+    ("fsdp_tensor", ("expert", "fsdp", "tensor"), ("expert", "tensor", "fsdp")),
+])  # fmt: skip
+def test_experts_are_split_over_their_axis(recipe, up, down):
+    seen = specs(mixture(), mesh_of(expert=4, fsdp=2, tensor=2), recipe)
+    assert seen["model/block_0/experts/up/kernel"] == PartitionSpec(*up)
+    assert seen["model/block_0/experts/gate/kernel"] == PartitionSpec(*up)
+    assert seen["model/block_0/experts/gate/bias"] == PartitionSpec("expert", up[-1])
+    assert seen["model/block_0/experts/down/kernel"] == PartitionSpec(*down)
+    assert seen["model/block_0/experts/down/bias"] == PartitionSpec("expert", None)
+    assert not any(seen["model/block_0/router/kernel"])
 
 
 def test_a_stack_of_layers_keeps_its_first_axis_whole():
