@@ -63,9 +63,9 @@ def score_chunked(
 ) -> tuple[jax.Array, Scores]:
     """The weighted sum of the losses, and the scores (without gradient), `chunk` tokens at a time.
 
-    The gradients are formed on the way forward, while a chunk's logits are there: rematerialising them in a
-    backward scan took twice as long (benchmarks/chunked_loss.py). So the sum is what has gradients, with respect to
-    `hidden` and to whatever weights `head` closes over; `weights` are constants.
+    The gradients are formed on the way forward, while a chunk's logits are there: recomputing them in a
+    backward scan takes half as long again (benchmarks/chunked_loss.py). So it is the sum that has gradients, with
+    respect to `hidden` and to whatever weights `head` closes over; `weights` are constants.
 
     Args:
       head: pure; one that closes over a `Net` must use a silent copy, or it leaks tracers.
