@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
 from fmjax.nn.attention import Attention
+from fmjax.nn.experts import MixtureOfExperts
 from fmjax.nn.feed_forward import FeedForward
 from fmjax.nn.linear import compute_dtype
 from fmjax.nn.position import Rotary
@@ -41,6 +42,12 @@ class BlockSpec:
     dropout: float = 0.0
     attention_dropout: float = 0.0
     depth: int = 1
+    experts: int = 0
+    experts_top: int = 2
+    experts_shared: int = 0
+    experts_capacity: float | None = None
+    balance: float = 1e-2
+    router_z: float = 1e-3
     dtype: str | None = None
     backend: str = "auto"
 
@@ -48,6 +55,18 @@ class BlockSpec:
         for what, given, known in (("norm", self.norm, NORMS), ("norm_place", self.norm_place, PLACES)):
             if given not in known:
                 raise ConfigError(f"there is no {what} {given!r}; {did_you_mean(given, known)}")
+
+    def forward_layer(self, down_init: Any, name: str | None = None) -> FeedForward | MixtureOfExperts:
+        """The feed-forward of a block, or a mixture of them."""
+        if not self.experts:
+            return FeedForward(
+                self.inner, self.feed_forward, self.use_bias, self.dropout, self.dtype, down_init, name=name
+            )
+        return MixtureOfExperts(
+            self.experts, self.inner, self.experts_top, self.feed_forward, self.use_bias, self.dropout,
+            normalize=self.experts_top > 1, capacity=self.experts_capacity, shared=self.experts_shared,
+            balance=self.balance, z_loss=self.router_z, dtype=self.dtype, down_init=down_init, name=name,
+        )  # fmt: skip
 
     def norm_layer(self, name: str | None = None) -> nn.Module:
         """A norm of this kind."""
@@ -83,6 +102,7 @@ class Block(nn.Module):
         start: Any = None,
         memory: Any = None,
         memory_mask: Any = None,
+        valid: Any = None,
         causal: bool | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "B T D"], Any]:
@@ -101,10 +121,10 @@ class Block(nn.Module):
             over = attention(rotary=None, name="cross_attention")
             look = partial(over, mask=memory_mask, memory=memory, train=train)
             x, _ = self._add("cross_attention", x, look, train)
-        forward = FeedForward(
-            spec.inner, spec.feed_forward, spec.use_bias, spec.dropout, spec.dtype, small, name="feed_forward"
-        )
-        x, _ = self._add("feed_forward", x, lambda h: (forward(h, train), None), train)
+        forward = partial(spec.forward_layer(small, "feed_forward"), train=train)
+        if spec.experts:
+            forward = partial(forward, valid=valid)
+        x, _ = self._add("feed_forward", x, lambda h: (forward(h), None), train)
         return x, cache
 
     def _add(self, name: str, x: jax.Array, branch: Any, train: bool) -> tuple[jax.Array, Any]:

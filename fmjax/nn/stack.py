@@ -14,6 +14,7 @@ from fmjax.nn import masks
 from fmjax.nn.attention import attention_flops, empty_cache
 from fmjax.nn.block import Block, BlockSpec
 from fmjax.nn.embedding import Embed
+from fmjax.nn.experts import MixtureOfExperts
 from fmjax.nn.feed_forward import GATED
 from fmjax.nn.position import RelativeBias, Rotary, sine
 
@@ -24,7 +25,7 @@ REMAT = {
     "dots": jax.checkpoint_policies.dots_saveable,
     "dots_no_batch": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
-STATIC = (9, 10)  # the places of causal and train among the arguments of a block
+STATIC = (10, 11)  # the places of causal and train among the arguments of a block
 
 
 class Blocks(nn.Module, kw_only=True):
@@ -54,6 +55,11 @@ class Blocks(nn.Module, kw_only=True):
       dropout: of the embedding and all branches; `attention_dropout`: of attention weights.
       drop_path: chance to skip a branch of the last block in training; earlier blocks have less, the first none.
       attention: backend, see nn/attention.py.
+      experts: feed-forwards that each token chooses among, see nn/experts.py; 0 is one for all.
+      experts_top: how many it chooses; `experts_shared`: width of one that all tokens see besides.
+      experts_every: blocks from one mixture to the next; the others have one feed-forward.
+      experts_capacity: room of an expert in training, times its fair share; None drops nothing.
+      balance, router_z: weights of the router's two losses.
       scan: compile one block and loop over the weights of all: the same weights and numbers, a shorter compilation.
       remat: what the backward pass computes again of each block: none, all ("full"), all but matrix products ("dots"),
         or all but products with weights ("dots_no_batch").
@@ -87,6 +93,13 @@ class Blocks(nn.Module, kw_only=True):
     attention_dropout: float = 0.0
     drop_path: float = 0.0
     attention: str = "auto"
+    experts: int = 0
+    experts_top: int = 2
+    experts_shared: int = 0
+    experts_every: int = 1
+    experts_capacity: float | None = None
+    balance: float = 1e-2
+    router_z: float = 1e-3
     scan: bool = False
     remat: str | bool = "none"
     dtype: str | None = None
@@ -99,22 +112,23 @@ class Blocks(nn.Module, kw_only=True):
                 raise ConfigError(f"there is no {what} {given!r}; {did_you_mean(given, known)}")
         if not 0 <= self.drop_path < 1:
             raise ConfigError(f"drop_path={self.drop_path} is a chance from 0 to below 1")
-        if self.scan and self.drop_path:
-            raise ConfigError(
-                "scan needs blocks that are all alike, and drop_path makes them differ: unset one of them"
-            )
+        for what, differs in (("drop_path", self.drop_path > 0), ("experts_every", self.experts_every > 1)):
+            if self.scan and differs:
+                raise ConfigError(f"scan needs blocks that are alike, and {what} makes them differ: unset one of them")
         self.causal, self.remat_policy = causal, policy
         rotary = Rotary(self.rope_base, self.rope_scaling, self.rope_factor, self.rope_length)
         self.spec = BlockSpec(
             self.heads, self.inner or 4 * self.width, self.groups, self.head_size, self.feed_forward, self.norm,
             self.norm_place, self.eps, rotary if self.position == "rotary" else None, self.qk_norm, self.use_bias,
             self.qkv_bias, self.window, self.softcap, self.attention_scale, self.dropout, self.attention_dropout,
-            self.depth, self.dtype, self.attention,
+            self.depth, self.experts, self.experts_top, self.experts_shared, self.experts_capacity, self.balance,
+            self.router_z, self.dtype, self.attention,
         )  # fmt: skip
         kind = Block if policy == "none" else nn.remat(Block, policy=REMAT[policy], static_argnums=STATIC)
         self.one = Block(self.spec, causal, cross, parent=None)  # what a scan applies to the weights of every block
         for i in range(self.depth):
-            setattr(self, f"block_{i}", kind(self.spec, causal, cross, self.drop_path * i / max(self.depth - 1, 1)))
+            spec = self.spec if self._is_mixed(i) else dataclasses.replace(self.spec, experts=0)
+            setattr(self, f"block_{i}", kind(spec, causal, cross, self.drop_path * i / max(self.depth - 1, 1)))
         if self.position == "learned":
             self.position_embed = Embed(self.length + self.first_position, self.width, dtype=self.dtype)
         if self.position == "relative":
@@ -152,6 +166,7 @@ class Blocks(nn.Module, kw_only=True):
         x = self.drop(x, deterministic=not train)
         keys, causal = T if cache is None else cache["blocks"][0]["key"].shape[1], self.causal
         mask = None if segment_ids is None else masks.same_document(segment_ids)
+        valid = None if segment_ids is None else segment_ids > 0
         if cache is not None:
             near = None if self.window is None else masks.near(T, keys, self.window, start)
             mask, causal = masks.both(masks.behind(T, keys, start), near), False
@@ -163,13 +178,16 @@ class Blocks(nn.Module, kw_only=True):
         elif self.position == "relative":
             bias = self.relative_bias(T, keys, start)
         if self.scan and cache is None and not self.is_initializing():
-            x, blocks = self._scanned(x, (positions, mask, bias, None, None, memory, memory_mask, causal, train)), None
+            x, blocks = (
+                self._scanned(x, (positions, mask, bias, None, None, memory, memory_mask, valid, causal, train)),
+                None,
+            )
         else:
             blocks = []
             for i in range(self.depth):
                 layer = None if cache is None else cache["blocks"][i]
                 block = getattr(self, f"block_{i}")
-                x, layer = block(x, positions, mask, bias, layer, start, memory, memory_mask, causal, train)
+                x, layer = block(x, positions, mask, bias, layer, start, memory, memory_mask, valid, causal, train)
                 blocks.append(layer)
         return (x if self.norm_place == "post" else self.final_norm(x)), blocks
 
@@ -202,9 +220,18 @@ class Blocks(nn.Module, kw_only=True):
         heads = (self.width, self.heads, self.groups or self.heads, size)
         own = attention_flops(rows, queries, queries, *heads, causal)
         cross = attention_flops(rows, queries, memory, *heads) if memory else 0.0
-        matrices = 3 if self.feed_forward in GATED else 2
-        forward = 2.0 * rows * queries * matrices * self.width * (self.inner or 4 * self.width)
-        return self.depth * (own + cross + forward)
+        inner = self.inner or 4 * self.width
+        dense = 2.0 * (3 if self.feed_forward in GATED else 2) * self.width * inner  # of one token
+        mixed = sum(map(self._is_mixed, range(self.depth)))
+        if mixed:
+            mixture = MixtureOfExperts(
+                self.experts, inner, self.experts_top, self.feed_forward, shared=self.experts_shared, parent=None
+            )
+            mixed *= mixture.flops(self.width) - dense
+        return self.depth * (own + cross + rows * queries * dense) + rows * queries * mixed
+
+    def _is_mixed(self, block: int) -> bool:
+        return self.experts > 0 and (block + 1) % self.experts_every == 0
 
 
 class Stack(Blocks, kw_only=True):

@@ -25,6 +25,7 @@ DECODERS = {
     "window": dict(groups=1, window=4, softcap=5.0, logit_softcap=7.0, norm_place="sandwich", embed_scale=4.0),
     "alibi": dict(position="alibi", attention="chunked"),
     "relative": dict(position="relative", attention_scale=1.0, attention="xla"),
+    "experts": dict(experts=4, experts_shared=8, feed_forward="swiglu", inner=24),
     "sine": dict(position="sine", rope_scaling="none", logit_scale=0.25, remat="dots"),
 }
 ENCODERS = {
@@ -248,6 +249,16 @@ def test_parameters_and_flops_are_those_counted_by_hand():
     assert both.flops({"tokens": (2, 12), "targets": (2, 9)}) == 2 * (one + other + read + head)
 
 
+def test_every_second_block_can_be_a_mixture_and_only_it_counts_as_one():
+    model = Decoder(**SMALL, experts=4, experts_every=2, experts_shared=8)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), TOKENS)["params"]
+    assert "up" in shapes["block_0"]["feed_forward"]
+    assert shapes["block_1"]["feed_forward"]["experts"]["up"]["kernel"].shape == (4, 16, 64)
+    dense, mixture = 2 * 16 * 2 * 64, 2 * 16 * (4 + 2 * (2 * 64 + 8))
+    plain = Decoder(**SMALL).flops({"tokens": (2, 13)})
+    assert model.flops({"tokens": (2, 13)}) == plain + 2 * 12 * (mixture - dense)
+
+
 def test_wrong_options_are_one_line():
     for kw, says in (
         (dict(norm="rmss"), "did you mean 'rms'"),
@@ -259,6 +270,8 @@ def test_wrong_options_are_one_line():
         (dict(remat="everything"), "no remat 'everything'"),
         (dict(scan=True, drop_path=0.1), "alike"),
         (dict(drop_path=1.5), "drop_path"),
+        (dict(scan=True, experts=4, experts_every=2), "experts_every makes them differ"),
+        (dict(experts=2, experts_top=3), "top_k=3 of 2 experts"),
         (dict(rope_scaling="yarn"), "needs rope_length"),
         (dict(rope_scaling="linaer"), "did you mean 'linear'"),
         (dict(attention="xla", softcap=3.0), "cannot do softcap"),
