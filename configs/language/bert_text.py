@@ -24,13 +24,13 @@ def get_config(size: Literal["full", "smoke"] = "full") -> ConfigDict:
     vocab = 1024 if full else 300
     config.model = call(
         transformer.Encoder, vocab=vocab + 1, width=128 if full else 16, depth=4 if full else 1, heads=4,
-        position="rotary",
+        position="rotary", ngrams=(2, 3) if full else (2,), buckets=16384 if full else 64,
     )  # fmt: skip
     config.objective = call(masked.MaskedTokens, most=40 if full else 8)
     steps = config.get_oneway_ref("steps")
     rate = call(schedules.warmup_cosine, peak=5e-3, steps=steps, warmup="5%")
-    small = call(schedules.warmup_cosine, peak=3e-3, steps=steps, warmup="5%")
-    config.optimizer = call(optimizers.muon, rate=rate, adamw_rate=small)
+    tables = call(schedules.warmup_cosine, peak=1e-2, steps=steps, warmup="5%")
+    config.optimizer = call(optimizers.muon, rate=rate, adamw_rate=tables)
     config.clip = 1.0
     held_out = call(corpora.TextFiles, paths="$FMJAX_DATA/text/novels_valid.jsonl.xz")
     novels = call(corpora.TextFiles, paths="$FMJAX_DATA/text/novels_train.jsonl.xz") if full else held_out

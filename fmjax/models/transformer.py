@@ -124,6 +124,8 @@ class Encoder(Blocks, kw_only=True):
       output: "tied" reads the embedding backwards; "masked" does so after a dense layer and a norm, and adds a bias
         (BERT's head for masked tokens); "none" has no head.
       pairs: whether there is a head for pairs of sentences: a tanh layer over the first token, then two logits.
+      ngrams: orders of hashed n-gram embeddings that end, and of others that begin, at each token; () is none.
+      buckets: rows of each n-gram table.
     """
 
     vocab: int
@@ -131,6 +133,8 @@ class Encoder(Blocks, kw_only=True):
     token_types: int = 0
     output: str = "masked"
     pairs: bool = False
+    ngrams: tuple[int, ...] = ()
+    buckets: int = 8192
 
     def setup(self) -> None:
         if self.output not in HEADS:
@@ -138,6 +142,9 @@ class Encoder(Blocks, kw_only=True):
         self.embed = Embed(self.vocab, self.width, dtype=self.dtype)
         if self.token_types:
             self.type_embed = Embed(self.token_types, self.width, dtype=self.dtype)
+        if self.ngrams:
+            self.ngram_embed = HashedNgrams(self.ngrams, self.buckets, self.width, dtype=self.dtype)
+            self.ngram_embed_ahead = HashedNgrams(self.ngrams, self.buckets, self.width, dtype=self.dtype)
         self.make_blocks(causal=False)
         if self.output == "masked":
             self.head_dense = Linear((self.width,), use_bias=True, dtype=self.dtype)
@@ -175,6 +182,9 @@ class Encoder(Blocks, kw_only=True):
         x = self.embed(tokens)
         if self.token_types:
             x = x + self.type_embed(jnp.zeros_like(tokens) if token_types is None else token_types)
+        if self.ngrams:
+            turned = None if segment_ids is None else segment_ids[:, ::-1]
+            x = x + self.ngram_embed(tokens, segment_ids) + self.ngram_embed_ahead(tokens[:, ::-1], turned)[:, ::-1]
         return self.run(x, positions, segment_ids, train=train)[0]
 
     def head(self, x: Float[Array, "... D"], train: bool = False) -> Float[Array, "... V"]:

@@ -30,7 +30,7 @@ DECODERS = {
 }
 ENCODERS = {
     "bert": dict(length=16, norm="layer", norm_place="post", use_bias=True, embed_norm=True, token_types=2, pairs=True),
-    "rotary": dict(position="rotary", output="tied", window=5),
+    "rotary": dict(position="rotary", output="tied", window=5, ngrams=(2, 3), buckets=64),
     "relative": dict(position="relative", output="none"),
 }
 PAIRS = {
