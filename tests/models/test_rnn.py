@@ -1,0 +1,180 @@
+"""Recurrent models: causal, packed without leaks, cached as uncached, sampled as a transformer is, counted exactly."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from fmjax.core.config import build, call
+from fmjax.core.errors import ConfigError
+from fmjax.core.nets import Net
+from fmjax.core.trees import count
+from fmjax.decoding.sampling import Sampler
+from fmjax.models import rnn
+from fmjax.models.rnn import LanguageModel, SequenceToSequence
+
+TOKENS = jax.random.randint(jax.random.key(0), (2, 9), 0, 40)
+SOURCE = jax.random.randint(jax.random.key(2), (2, 7), 0, 40)
+VARIANTS = {
+    "elman": dict(residual=False),
+    "lstm": dict(tied=False, norm="layer"),
+    "gru": dict(ngrams=(2, 3), buckets=64),
+    "linear": dict(ngrams=(3,), buckets=64, inner=32, feed_forward="geglu"),
+}
+close = partial(np.testing.assert_allclose, atol=3e-6, rtol=1e-5)
+
+
+@pytest.fixture(scope="module", params=VARIANTS)
+def made(request):
+    model = LanguageModel(40, width=16, depth=2, cell=request.param, **VARIANTS[request.param])
+    variables = jax.jit(model.init)(jax.random.key(1), TOKENS)
+    return model, variables, jax.jit(partial(model.apply, variables), static_argnames="method")
+
+
+def test_no_token_sees_the_future(made):
+    _model, _variables, apply = made
+    before, after = apply(TOKENS), apply(TOKENS.at[:, 5:].set(3))
+    np.testing.assert_array_equal(before[:, :5], after[:, :5])
+    assert not np.allclose(before[:, 5:], after[:, 5:])
+
+
+def test_packed_documents_are_as_if_alone_and_padding_changes_nothing(made):
+    _model, _variables, apply = made
+    segments = jnp.array([[1] * 4 + [2] * 5, [1] * 4 + [2] * 2 + [0] * 3])
+    positions = jnp.broadcast_to(jnp.arange(9), (2, 9))
+    packed = apply(TOKENS, segment_ids=segments, positions=positions)
+    close(packed[:, :4], apply(TOKENS[:, :4]))
+    close(packed[:, 4:6], apply(TOKENS[:, 4:])[:, :2])
+    changed = apply(TOKENS.at[1, 6:].set(7), segment_ids=segments, positions=positions)
+    np.testing.assert_array_equal(packed[1, :6], changed[1, :6])
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_cached_logits_equal_uncached_ones(made, packed):
+    model, _variables, apply = made
+    segments = jnp.array([[0, 1, 1, 1, 1, 2, 2, 2, 2], [1, 1, 1, 1, 1, 1, 2, 3, 3]])
+    part = lambda i, j: {"segment_ids": segments[:, i:j]} if packed else {}  # noqa: E731
+    whole = apply(TOKENS, **part(0, 9))
+    logits, cache = apply(TOKENS[:, :4], cache=model.init_cache(2, 9), **part(0, 4))
+    pieces = [logits]
+    for i in range(4, 9):
+        logits, cache = apply(TOKENS[:, i : i + 1], cache=cache, **part(i, i + 1))
+        pieces.append(logits)
+    real = np.asarray(segments > 0) if packed else np.ones((2, 9), bool)
+    close(jnp.concatenate(pieces, 1)[real], whole[real])
+    assert cache["start"] == 9
+
+
+def test_prompts_of_unequal_length_go_on_as_if_alone(made):
+    model, _variables, apply = made
+    _, cache = apply(TOKENS[:, :6], cache=model.init_cache(2, 9), segment_ids=jnp.array([[1] * 6, [1] * 3 + [0] * 3]))
+    logits, _ = apply(TOKENS[:, 6:7], cache=cache)
+    close(logits[0, 0], apply(TOKENS[:1, :7])[0, -1])
+    close(logits[1, 0], apply(jnp.concatenate([TOKENS[1:, :3], TOKENS[1:, 6:7]], 1))[0, -1])
+
+
+def test_hidden_and_head_make_the_logits(made):
+    model, _variables, apply = made
+    np.testing.assert_array_equal(apply(apply(TOKENS, method="hidden"), method="head"), apply(TOKENS))
+    hidden, _cache = apply(TOKENS, cache=model.init_cache(2, 9), method="hidden")
+    close(apply(hidden, method="head"), apply(TOKENS))
+
+
+def test_the_sampler_takes_the_most_likely_token_of_the_whole_pass(made):
+    model, variables, apply = made
+    nets = {"model": Net(model, variables["params"])}
+    drawn = jax.jit(lambda tokens: Sampler(length=4, temperature=0)(nets, {"tokens": tokens})["tokens"])(TOKENS)
+    text = jnp.concatenate([TOKENS, drawn], 1)
+    np.testing.assert_array_equal(drawn, apply(text)[:, 8:-1].argmax(-1))
+
+
+def test_parameters_and_flops_are_those_counted_by_hand():
+    sizes = {
+        "lstm": (4 * (2 * 32 * 32 + 32), 4 * 2 * 32 * 32),
+        "gru": (3 * (2 * 32 * 32 + 32) + 32, 3 * 2 * 32 * 32),
+        "elman": (2 * 32 * 32 + 32, 2 * 32 * 32),
+        "linear": (5 * 32 * 32 + 2 * 32 + 5 * 32 + 32, 5 * 32 * 32 + 4 * 32),
+    }
+    for cell, (weights, products) in sizes.items():
+        model = LanguageModel(50, width=32, depth=2, cell=cell)
+        shapes = jax.eval_shape(model.init, jax.random.key(1), TOKENS)["params"]
+        assert count(shapes) == 50 * 32 + 2 * (weights + 32) + 32, cell
+        assert model.flops({"tokens": (2, 13)}) == 2 * 24 * (2 * products + 50 * 32), cell
+    wide = LanguageModel(50, width=32, depth=2, inner=64, feed_forward="geglu")
+    extra = wide.flops({"tokens": (2, 13)}) - LanguageModel(50, width=32, depth=2).flops({"tokens": (2, 13)})
+    assert extra == 2 * 24 * 2 * 3 * 32 * 64
+
+
+def test_a_config_can_name_every_variant_and_override_it():
+    for name in rnn.CELLS:
+        node = call(getattr(rnn, name), vocab=40, width=16)
+        assert (node.cell, node.width, build(node).cell) == (name, 16, name)
+
+
+@pytest.fixture(scope="module", params=["lstm", "gru"])
+def pair(request):
+    model = SequenceToSequence(40, width=16, depth=2, cell=request.param, tied=request.param == "lstm")
+    variables = jax.jit(model.init)(jax.random.key(1), SOURCE, TOKENS)
+    return model, jax.jit(partial(model.apply, variables), static_argnames="method")
+
+
+def test_the_decoder_sees_all_of_the_source_and_no_later_target(pair):
+    _model, apply = pair
+    before, after = apply(SOURCE, TOKENS), apply(SOURCE, TOKENS.at[:, 5:].set(3))
+    np.testing.assert_array_equal(before[:, :5], after[:, :5])
+    assert not np.allclose(before[:, 5:], after[:, 5:])
+    for place in (0, 6):
+        assert not np.allclose(before[:, 0], apply(SOURCE.at[:, place].set(39), TOKENS)[:, 0], atol=1e-7)
+
+
+def test_packed_pairs_are_as_if_alone_and_padding_changes_nothing(pair):
+    _model, apply = pair
+    sources = jnp.array([[1, 1, 1, 2, 2, 2, 0]] * 2)
+    targets = jnp.array([[1, 1, 1, 1, 2, 2, 2, 2, 0]] * 2)
+    junk = SOURCE.at[:, 6].set(11), TOKENS.at[:, 8].set(12)
+    for source, target in ((SOURCE, TOKENS), junk):
+        packed = apply(source, target, segment_ids=sources, decoder_segment_ids=targets)
+        close(packed[:, :4], apply(SOURCE[:, :3], TOKENS[:, :4]))
+        close(packed[:, 4:8], apply(SOURCE[:, 3:6], TOKENS[:, 4:8]))
+    padded = apply(junk[0], TOKENS, segment_ids=(sources > 0).astype(int))
+    close(padded, apply(SOURCE[:, :6], TOKENS))
+
+
+def test_decoding_step_by_step_equals_teacher_forcing(pair):
+    model, apply = pair
+    sources = jnp.array([[1] * 7, [1] * 5 + [0] * 2])
+    memory, cache = apply(SOURCE, segment_ids=sources, method="encode"), model.init_cache(2, 9)
+    pieces = []
+    for i in range(9):
+        logits, cache = apply(TOKENS[:, i : i + 1], memory, segment_ids=sources, cache=cache, method="decode")
+        pieces.append(logits)
+    whole = apply(SOURCE, TOKENS, segment_ids=sources)
+    close(jnp.concatenate(pieces, 1), whole)
+    np.testing.assert_array_equal(apply(TOKENS, memory, segment_ids=sources, method="decode"), whole)
+    close(apply(apply(SOURCE, TOKENS, segment_ids=sources, method="hidden"), method="head"), whole)
+
+
+def test_sequence_to_sequence_is_counted_by_hand():
+    model = SequenceToSequence(50, width=32)
+    shapes = jax.eval_shape(model.init, jax.random.key(1), SOURCE, TOKENS)["params"]
+    encoder, decoder = 2 * 4 * (32 * 16 + 16 * 16 + 16), 4 * (2 * 32 * 32 + 32)
+    assert count(shapes) == 50 * 32 + encoder + decoder + 4 * 32 + 3 * 32 * 32
+    products = 2 * 7 * 2 * 4 * (32 * 16 + 16 * 16) + 2 * 9 * (8 * 32 * 32 + 3 * 32 * 32 + 2 * 7 * 32 + 50 * 32)
+    assert model.flops({"tokens": (2, 7), "targets": (2, 9)}) == 2 * products
+
+
+def test_wrong_options_are_one_line():
+    for kw, says in (
+        (dict(cell="lsmt"), "did you mean 'lstm'"),
+        (dict(norm="rmss"), "did you mean 'rms'"),
+        (dict(feed_forward="gelo", inner=8), "did you mean 'gelu'"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            jax.eval_shape(LanguageModel(40, width=16, **kw).init, jax.random.key(0), TOKENS)
+    with pytest.raises(ConfigError, match="use a Decoder"):
+        jax.eval_shape(partial(LanguageModel(40, width=16).init, prefix=TOKENS), jax.random.key(0), TOKENS)
+    for kw, says in ((dict(cell="linear"), "both directions"), (dict(width=15), "even number")):
+        with pytest.raises(ConfigError, match=says):
+            jax.eval_shape(SequenceToSequence(40, **kw).init, jax.random.key(0), SOURCE, TOKENS)

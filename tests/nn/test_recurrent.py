@@ -1,0 +1,244 @@
+"""Recurrent layers: Flax's cells with their gradients, documents apart, padding without effect, states that go on."""
+
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fmjax.core.errors import ConfigError
+from fmjax.core.trees import count, flatten
+from fmjax.nn.linear_recurrence import LinearRecurrence, last_real, linear_scan
+from fmjax.nn.recurrent import GRU, LSTM, Bidirectional, Elman, starts
+
+B, T, D, H = 2, 9, 5, 6
+X = jax.random.normal(jax.random.key(0), (B, T, D))
+SEGMENTS = jnp.array([[1, 1, 1, 1, 2, 2, 2, 2, 2], [1, 1, 2, 3, 3, 3, 0, 0, 0]])
+LAYERS = {"elman": Elman, "lstm": LSTM, "gru": GRU, "linear": LinearRecurrence}
+GATED = ("elman", "lstm", "gru")
+
+
+def noisy(variables):
+    """Weights with nothing at 0, so that a forgotten bias shows."""
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(9), len(leaves))
+    return tree.unflatten([w + 0.1 * jax.random.normal(k, w.shape) for w, k in zip(leaves, keys, strict=True)])
+
+
+def build(name):
+    model = LAYERS[name](H)
+    return model, noisy(jax.jit(model.init)(jax.random.key(1), X))
+
+
+@pytest.fixture(scope="module", params=LAYERS)
+def made(request):
+    model, variables = build(request.param)
+    return model, variables, jax.jit(model.apply)
+
+
+def to_flax(name, params):
+    """Our weights in the places of Flax's cells."""
+    w, u, b = params["input"]["kernel"], params["recurrent"]["kernel"], params["bias"]
+    if name == "elman":
+        return {"i": {"kernel": w, "bias": b}, "h": {"kernel": u}}
+    gates = "ifgo" if name == "lstm" else "rzn"
+    cut = partial(jnp.split, indices_or_sections=len(gates), axis=-1)
+    out = {}
+    for gate, wg, ug, bg in zip(gates, cut(w), cut(u), cut(b), strict=True):
+        on_input = name == "gru"
+        out[f"i{gate}"] = {"kernel": wg} | ({"bias": bg} if on_input else {})
+        out[f"h{gate}"] = {"kernel": ug} | ({} if on_input else {"bias": bg})
+    if name == "gru":
+        out["hn"]["bias"] = params["candidate_bias"]
+    return out
+
+
+@pytest.mark.parametrize("name", GATED)
+def test_outputs_and_gradients_are_those_of_flax(name):
+    model, variables = build(name)
+    cell = {"elman": nn.SimpleCell, "lstm": nn.OptimizedLSTMCell, "gru": nn.GRUCell}[name](H)
+    theirs = nn.RNN(cell)
+
+    def mine(params, x):
+        y, state = model.apply({"params": params}, x)
+        return jnp.sin(y).sum() + jnp.cos(state["hidden"]).sum(), y
+
+    def flax(params, x):
+        y = theirs.apply({"params": {"cell": to_flax(name, params)}}, x)
+        return jnp.sin(y).sum() + jnp.cos(y[:, -1]).sum(), y
+
+    both = [jax.jit(jax.value_and_grad(f, (0, 1), has_aux=True))(variables["params"], X) for f in (mine, flax)]
+    jax.tree.map(partial(np.testing.assert_allclose, atol=2e-6, rtol=1e-5), *both)
+
+
+def test_the_associative_scan_is_the_loop_and_so_is_its_gradient():
+    a, b = jax.random.uniform(jax.random.key(1), (B, T, D)), jax.random.normal(jax.random.key(2), (B, T, D))
+    a = a.at[:, 4].set(0.0)  # a border
+
+    def loop(a, b):
+        step = lambda h, now: (now[0] * h + now[1],) * 2  # noqa: E731
+        return jax.lax.scan(step, jnp.zeros((B, D)), (a.swapaxes(0, 1), b.swapaxes(0, 1)))[1].swapaxes(0, 1)
+
+    def of(scan):
+        return jax.jit(jax.value_and_grad(lambda a, b: jnp.sin(3 * scan(a, b)).sum(), (0, 1)))(a, b)
+
+    jax.tree.map(partial(np.testing.assert_allclose, atol=2e-6, rtol=1e-5), of(linear_scan), of(loop))
+
+
+def test_a_linear_recurrence_is_its_formulas_token_by_token():
+    model, variables = build("linear")
+    p = jax.tree.map(lambda w: np.asarray(w, np.float64), variables["params"])
+    x = np.asarray(X, np.float64)
+    sigmoid = lambda v: 1 / (1 + np.exp(-v))  # noqa: E731
+    wide, h, want = np.pad(x @ p["input"]["kernel"], ((0, 0), (3, 0), (0, 0))), np.zeros((B, H)), []
+    for t in range(T):
+        u = (wide[:, t : t + 4] * p["conv_kernel"][:, 0]).sum(1) + p["conv_bias"]
+        r, i = (sigmoid(u @ p[g]["kernel"] + p[g]["bias"]) for g in ("recurrence_gate", "input_gate"))
+        a = np.exp(-8 * np.log1p(np.exp(p["decay"])) * r)
+        h = a * h + np.sqrt(1 - a**2) * i * u
+        gate = np.asarray(jax.nn.gelu(x[:, t] @ p["gate"]["kernel"]))
+        want.append((gate * h) @ p["out"]["kernel"])
+    np.testing.assert_allclose(model.apply(variables, X)[0], np.stack(want, 1), atol=2e-6)
+
+
+def test_nothing_comes_from_the_future(made):
+    _model, variables, apply = made
+    before, after = apply(variables, X)[0], apply(variables, X.at[:, 5:].add(1.0))[0]
+    np.testing.assert_array_equal(before[:, :5], after[:, :5])
+    assert not np.allclose(before[:, 5:], after[:, 5:])
+
+
+def test_packed_documents_are_as_if_alone_gradients_too(made):
+    model, variables, _apply = made
+    pieces = [(0, 0, 4), (0, 4, 9), (1, 0, 2), (1, 2, 3), (1, 3, 6)]
+
+    def packed(v, x):
+        y = model.apply(v, x, SEGMENTS)[0]
+        return [y[r, i:j] for r, i, j in pieces]
+
+    def alone(v, x):
+        return [model.apply(v, x[r : r + 1, i:j])[0][0] for r, i, j in pieces]
+
+    def of(f):
+        def loss(v, x):
+            y = f(v, x)
+            return sum(jnp.sin(part).sum() for part in y), y
+
+        return jax.jit(jax.value_and_grad(loss, (0, 1), has_aux=True))(variables, X)
+
+    jax.tree.map(partial(np.testing.assert_allclose, atol=5e-6, rtol=1e-5), of(packed), of(alone))
+
+
+def test_padding_leaves_the_state_alone(made):
+    model, variables, apply = made
+    state = apply(variables, X[:, :6])[1]
+    padded = jnp.concatenate([X[:, :6], 9 * X[:, :3]], 1)
+    after = apply(variables, padded, jnp.array([[1] * 6 + [0] * 3] * 2))[1]
+    before = apply(variables, jnp.roll(padded, 3, 1), jnp.array([[0] * 3 + [1] * 6] * 2))[1]
+    for name, leaf in state.items():
+        np.testing.assert_allclose(after[name], leaf, atol=1e-6)
+        np.testing.assert_allclose(before[name], leaf, atol=1e-6)
+    nothing = apply(variables, X, jnp.zeros((B, T), int))[1]
+    jax.tree.map(np.testing.assert_array_equal, nothing, model.init_state(B))
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_step_by_step_equals_all_at_once(made, packed):
+    model, variables, apply = made
+    given = lambda part: (SEGMENTS[:, part],) if packed else ()  # noqa: E731
+    whole, last = apply(variables, X, *given(slice(None)))
+    state, pieces = model.init_state(B), []
+    step = lambda i, j, state: apply(variables, X[:, i:j], *(given(slice(i, j)) or (None,)), state)  # noqa: E731
+    for i, j in ((0, 3), *((i, i + 1) for i in range(3, T))):
+        y, state = step(i, j, state)
+        pieces.append(y)
+    real = np.asarray(SEGMENTS > 0) if packed else np.ones((B, T), bool)
+    np.testing.assert_allclose(jnp.concatenate(pieces, 1)[real], whole[real], atol=2e-6)
+    jax.tree.map(partial(np.testing.assert_allclose, atol=2e-6), state, last)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_both_directions_read_each_document_whole_and_padding_changes_nothing(name):
+    model = Bidirectional(LAYERS[name], H)
+    variables = noisy(jax.jit(model.init)(jax.random.key(1), X))
+    apply = jax.jit(model.apply)
+    alone = apply(variables, X[1:, 3:6])
+    np.testing.assert_allclose(apply(variables, X, SEGMENTS)[1:, 3:6], alone, atol=1e-6)
+    junk = jnp.where((SEGMENTS > 0)[..., None], X, 1e3)
+    np.testing.assert_allclose(apply(variables, junk, SEGMENTS)[1:, 3:6], alone, atol=1e-6)
+    forward = LAYERS[name](H // 2).apply({"params": variables["params"]["forward"]}, X[1:, 3:6])[0]
+    backward = LAYERS[name](H // 2).apply({"params": variables["params"]["backward"]}, X[1:, 3:6][:, ::-1])[0]
+    np.testing.assert_allclose(alone, jnp.concatenate([forward, backward[:, ::-1]], -1), atol=1e-6)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=8), st.integers(0, 3))
+def test_borders_and_the_last_tokens_are_those_of_a_loop(ids, before):
+    held, want, real = before, [], []
+    for i, segment in enumerate(ids):
+        want.append(segment > 0 and segment != held)
+        held = segment or held
+        real += [i] * (segment > 0)
+    start, last = starts(jnp.array([ids]), jnp.array([before]))
+    np.testing.assert_array_equal(start[0], want)
+    assert last[0] == held
+    n = min(2, len(ids))
+    values, segments = last_real(jnp.arange(len(ids))[None, :, None], jnp.array([ids]), n)
+    kept = real[-n:]
+    assert np.asarray(values[0, n - len(kept) :, 0]).tolist() == kept
+    assert np.asarray(segments[0]).tolist() == [0] * (n - len(kept)) + [ids[i] for i in kept]
+
+
+def test_fresh_weights_are_orthogonal_and_remember():
+    params = {name: LAYERS[name](H).init(jax.random.key(1), X)["params"] for name in LAYERS}
+    for name, gates in (("elman", 1), ("lstm", 4), ("gru", 3)):
+        for block in jnp.split(params[name]["recurrent"]["kernel"], gates, axis=1):
+            np.testing.assert_allclose(block.T @ block, np.eye(H), atol=1e-5)
+        bias = params[name]["bias"].reshape(gates, H)
+        np.testing.assert_array_equal(bias.sum(1), [0] if gates == 1 else [0, H, *[0] * (gates - 2)])
+    decay = jnp.exp(-8 * jax.nn.softplus(params["linear"]["decay"]))
+    assert (decay > 0.9).all()
+    assert (decay < 0.999).all()
+
+
+def test_weights_have_addresses_and_are_counted_by_hand():
+    sizes = {"elman": 1, "lstm": 4, "gru": 3}
+    for name, gates in sizes.items():
+        params = flatten(jax.eval_shape(LAYERS[name](H).init, jax.random.key(1), X)["params"])
+        assert {"input/kernel", "recurrent/kernel", "bias"} <= set(params)
+        assert count(params) == gates * (D * H + H * H + H) + (H if name == "gru" else 0)
+        assert LAYERS[name](H).flops(D) == 2 * gates * (D * H + H * H)
+    params = jax.eval_shape(LinearRecurrence(H).init, jax.random.key(1), X)["params"]
+    assert count(params) == 2 * D * H + 4 * H + H + 2 * (H * H + H) + H + H * D
+    assert LinearRecurrence(H).flops(D) == 2 * (3 * D * H + 2 * H * H + 4 * H)
+
+
+def test_bfloat16_computes_and_float32_remembers(made):
+    model, variables, _apply = made
+    half = type(model)(H, dtype="bfloat16")
+    y, state = jax.jit(half.apply)(variables, X)
+    assert y.dtype == jnp.bfloat16
+    assert state["hidden"].dtype == jnp.float32
+    np.testing.assert_allclose(y.astype(jnp.float32), model.apply(variables, X)[0], atol=0.1)
+    gradient = jax.jit(jax.grad(lambda v: half.apply(v, X)[0].astype(jnp.float32).sum()))(variables)
+    assert {g.dtype for g in jax.tree.leaves(gradient)} == {jnp.dtype("float32")}
+
+
+def test_turns_of_the_loop_change_nothing():
+    model, variables = build("lstm")
+    np.testing.assert_allclose(LSTM(H, unroll=4).apply(variables, X)[0], model.apply(variables, X)[0], atol=1e-6)
+
+
+def test_wrong_options_are_one_line():
+    for model, says in (
+        (LSTM(0), "features=0"),
+        (GRU(H, unroll=0), "unroll=0"),
+        (LinearRecurrence(H, taps=1), "taps=1"),
+        (Bidirectional(LSTM, 5), "even number"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            jax.eval_shape(model.init, jax.random.key(0), X)
