@@ -133,11 +133,12 @@ def starts(
     Padding inside a document does not start another one.
     """
     B, T = segment_ids.shape
-    before = jnp.zeros(B, segment_ids.dtype) if before is None else before.astype(segment_ids.dtype)
+    segment_ids = jnp.asarray(segment_ids, jnp.int32)
+    before = jnp.zeros(B, jnp.int32) if before is None else before.astype(jnp.int32)
     place = jnp.where(segment_ids > 0, jnp.arange(1, T + 1), 0)
     latest = jnp.pad(jax.lax.cummax(place, axis=1), ((0, 0), (1, 0)))  # 0: none yet in this call
     held = jnp.take_along_axis(jnp.concatenate([before[:, None], segment_ids], 1), latest, 1)
-    return (segment_ids > 0) & (segment_ids != held[:, :-1]), held[:, -1].astype(jnp.int32)
+    return (segment_ids > 0) & (segment_ids != held[:, :-1]), held[:, -1]
 
 
 class Kernel(nn.Module):
@@ -151,7 +152,8 @@ class Kernel(nn.Module):
         orthogonal = nn.initializers.orthogonal()
 
         def init(key: jax.Array, shape: tuple[int, int]) -> jax.Array:
-            return jnp.concatenate([orthogonal(k, (H, H), jnp.float32) for k in jax.random.split(key, G // H)], 1)
+            blocks = jax.vmap(lambda k: orthogonal(k, (H, H), jnp.float32))(jax.random.split(key, G // H))
+            return blocks.swapaxes(0, 1).reshape(shape)
 
         return self.param("kernel", init, self.shape)
 
