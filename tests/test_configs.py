@@ -13,6 +13,7 @@ NEEDS_DATA = {
     "configs/vision/mlp_mnist.py",
     "configs/vision/convnet_cifar10.py",
     "configs/language/gpt_shakespeare_char.py",
+    "configs/language/rnn_text.py",
 }
 
 
