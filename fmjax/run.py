@@ -13,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
+from fmjax import run_tokenizer
 from fmjax.core import configfile
 from fmjax.core.config import build, call, did_you_mean, parse
 from fmjax.core.durations import resolve
@@ -109,6 +110,7 @@ def assemble(
         raise ConfigError("--config.data: training needs data without end: use pipeline.stream")
     resolve(config, data.examples, data.batch_size)
     modules = {k: _in_dtype(m, config.dtype) for k, m in _one_or_several(config, "model", "models").items()}
+    run_tokenizer.fits(data.source, modules)
     optimizers = _one_or_several(config, "optimizer", "optimizers")
     program = Program(
         modules=modules,
@@ -129,6 +131,7 @@ def assemble(
     program.check(program.example)
     evaluators = {name: build(node, f"config.evals.{name}") for name, node in config.evals.items()}
     for name, evaluator in evaluators.items():
+        run_tokenizer.same(data.source, getattr(evaluator.data, "source", None), name)
         _try(name, evaluator, program)
     _watch(config, evaluators)
     return Parts(config, data, evaluators, program)
@@ -237,6 +240,7 @@ class Run:
         best = checkpoints.best() if stopped and step is None else step
         state, manifest = loop.restore(best)
         checkpoints.close()
+        run_tokenizer.agree(home.path, parts.data.source, manifest)
         return cls(parts, state, int(manifest["step"]), {}, home.path, home.state)
 
     def predict(self, batch: Mapping[str, Any], name: str | Any = "predict") -> dict[str, np.ndarray]:
@@ -318,21 +322,21 @@ def fit(
     if home:
         if home.exists:
             home.agree(config)
+            run_tokenizer.agree(home.path, parts.data.source)
         elif home.writes:
             home.begin(config, changed, environment())
         checkpoints = Checkpoints(home.checkpoints, policy)
         if home.writes:
             writers.append(JsonLines(home.metrics))
             writers += [TensorBoard(home.tensorboard)] if log.tensorboard else []
-            tokenizer = getattr(parts.data.source, "tokenizer", None)
-            if tokenizer is not None:
-                tokenizer.save(home.tokenizer)
+            run_tokenizer.keep(home.path, parts.data.source)
     if (log.progress if progress is None else progress) and jax.process_index() == 0:
         writers.append(Progress(config.steps))
     peak = peak_flops(config.dtype)
     facts = {
         "config": config_hash(config),
         "data_fingerprint": parts.data.fingerprint,
+        **run_tokenizer.facts(parts.data.source),
         "mesh": dict(config.mesh),
         "sharding": config.sharding if isinstance(config.sharding, str) else "custom",
         "code": git_sha() if home else None,

@@ -1,5 +1,6 @@
 """python -m fmjax.tokenize: shards from text, once, and one line for what is wrong."""
 
+import json
 import subprocess
 import sys
 
@@ -105,7 +106,15 @@ def test_a_single_document_is_not_split_by_documents(tmp_path):
         (("--input={texts}", "--tokenizer=bpe:many"), "bpe:8192"),
         (("--input={texts}", "--tokenizer=bpe:3"), "at least 257"),
         (("--input={texts}", "--valid_fraction=1.5"), "at least 0 and below 1"),
-        (("--input={texts}", "--workers=-1"), "--workers"),
+        (("--input={texts}", "--workers=-2"), "--workers"),
+        (("--input={texts}", "--min_chars=9"), "--min_chars: this is for cleaning, add --clean"),
+        (("--input={texts}", "--keep_repetitive"), "--keep_repetitive: this is for cleaning"),
+        (("--input={texts}", "--clean", "--min_chars=99999"), r"leaves nothing of the 20 documents .*20 too short"),
+        (("--input={texts}", "--dedupe=near", "--near=2"), "near is an overlap"),
+        (("--input={texts}", "--near=0.5"), "add --dedupe=near"),
+        (("--input={texts}", "--specials=mark"), "did you mean 'mask'"),
+        (("--input={texts}", "--tokenizer=unigram:3"), "at least 257"),
+        (("--input={texts}", "--tokenizer=wordpiece:3"), "letters needs a vocabulary"),
         (("--verify",), "there are no shards"),
     ],
 )
@@ -155,3 +164,51 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(texts, tmp_path):
     assert failed.stderr.startswith(f"error: cannot write shards to {tmp_path / 'out'}")
     assert failed.stderr.count("\n") == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["texts"]
+
+
+def test_cleaning_and_duplicates_are_done_before_the_split_and_reported(tmp_path, capsys):
+    lines = [f"document number {i} is about the {i}th of many things\r\n" for i in range(30)]
+    lines += [lines[0], "spam " * 50, "x"]
+    text = "".join(json.dumps({"text": line}) + "\n" for line in lines)
+    (tmp_path / "a.jsonl").write_text(text)
+    out = tmp_path / "out"
+    args = (f"--input={tmp_path / 'a.jsonl'}", "--clean", "--min_chars=5", "--dedupe=near", f"--out={out}")
+    args += ("--valid_fraction=0.2",)
+    assert run(*args) == 0
+    said = capsys.readouterr().out
+    assert "filtered     2 of 33 documents (1 repeated words, 1 too short)" in said
+    assert "duplicates   1 of 31 documents (1 exact)" in said
+    kept = whole(out) + whole(out, "validation")
+    assert sorted(kept.splitlines()) == sorted(line.strip() for line in lines[:30])
+    assert run(*args) == 0
+    assert "up to date" in capsys.readouterr().out
+    with pytest.raises(DataError, match="--overwrite"):
+        run(*args, "--near=0.5")
+
+
+@pytest.mark.parametrize("kind", ["unigram:300", "wordpiece:60"])
+def test_other_tokenizers_and_special_ids_travel_with_the_shards(texts, tmp_path, kind):
+    out = tmp_path / "out"
+    run(f"--input={texts}", f"--tokenizer={kind}", "--specials=mask,pad", "--sentinels=3", f"--out={out}")
+    made = Shards(str(out), 8).tokenizer
+    assert made.vocab == shards.read_index(out)["vocab"]
+    assert made.special_id("mask") < made.vocab
+    assert made.sentinels == tuple(range(made.vocab - 3, made.vocab))
+    assert "document 3 has" in " ".join(made.decode(Shards(str(out), 999, stride=None)[0]["tokens"]).split())
+
+
+def test_bad_text_is_one_line_with_file_and_byte(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"good \xff bad")
+    with pytest.raises(DataError, match=r"a\.txt is not valid UTF-8 at byte 5"):
+        run(f"--input={tmp_path / 'a.txt'}", f"--out={tmp_path / 'out'}")
+    (tmp_path / "a.txt").write_bytes(b"")
+    with pytest.raises(DataError, match="there is no text in"):
+        run(f"--input={tmp_path / 'a.txt'}", f"--out={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_document_larger_than_a_shard_is_cut_and_read_whole(tmp_path):
+    text = "a document that is longer than any shard\n" * 30
+    (tmp_path / "a.txt").write_text(text)
+    run(f"--input={tmp_path / 'a.txt'}", "--shard_tokens=100", f"--out={tmp_path / 'out'}")
+    assert whole(tmp_path / "out") == text

@@ -3,6 +3,7 @@
 import functools
 import gzip
 import hashlib
+import itertools
 import json
 import lzma
 import os
@@ -10,7 +11,7 @@ import sysconfig
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from fmjax.core.errors import ConfigError, DataError
 from fmjax.data.cache import digest
@@ -132,20 +133,43 @@ class TextFiles:
         with OPENERS.get(path.suffix, open)(path, "rb") as file:
             yield self._decode(file.read(), str(path))
 
+    def records(self, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+        """These fields of every line of every file, which must all be `.jsonl`; a text may be empty here.
+
+        Raises:
+          ConfigError: a file of another kind. DataError: a line without these fields, or without text in them.
+        """
+        for path in self.files:
+            if not _kind(path).startswith(".jsonl"):
+                raise ConfigError(f"{path} has no fields: name .jsonl files (.gz or .xz may follow)")
+            try:
+                yield from self._records(path, fields)
+            except BROKEN as error:
+                raise DataError(f"cannot read {path}: {error}") from None
+
     def _lines(self, path: Path) -> Iterator[str]:
+        for (text,) in self._records(path, (self.field,)):
+            yield text
+
+    def _records(self, path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
         with OPENERS.get(path.suffix, open)(path, "rb") as file:
             for number, raw in enumerate(file, 1):
                 line = self._decode(raw, at := f"{path} line {number}")
                 if not line.strip():
                     continue
                 try:
-                    text = json.loads(line)[self.field]
-                except (ValueError, TypeError, KeyError, RecursionError):
-                    raise DataError(f"{at} is no JSON object with a field {self.field!r}") from None
-                if not isinstance(text, str):
-                    raise DataError(f"{at}: {self.field!r} is no text but {type(text).__name__}")
-                # JSON can spell half a surrogate pair, which no encoding can write.
-                yield self._decode(text.encode("utf-8", "surrogatepass"), f"{at}: {self.field!r}")
+                    record = json.loads(line)
+                except (ValueError, RecursionError):
+                    record = None
+                yield tuple(self._field(record, field, at) for field in fields)
+
+    def _field(self, record: Any, field: str, at: str) -> str:
+        if not isinstance(record, dict) or field not in record:
+            raise DataError(f"{at} is no JSON object with a field {field!r}")
+        if not isinstance(record[field], str):
+            raise DataError(f"{at}: {field!r} is no text but {type(record[field]).__name__}")
+        # JSON can spell half a surrogate pair, which no encoding can write.
+        return self._decode(record[field].encode("utf-8", "surrogatepass"), f"{at}: {field!r}")
 
     def _decode(self, raw: bytes, at: str) -> str:
         try:
@@ -213,6 +237,25 @@ class HeldOut:
         if empty:
             hint = "hold out a part of the text instead (Part, or --valid_by=tail)"
             raise DataError(f"no document falls into the {self.split} split: {hint}")
+
+
+class Several:
+    """The documents of several corpora, one corpus after the other: both languages of a translation, for example."""
+
+    def __init__(self, corpora: tuple):
+        if not corpora:
+            raise ConfigError("several corpora are at least one")
+        self.corpora: tuple[Corpus, ...] = tuple(corpora)
+
+    def __repr__(self) -> str:
+        return f"Several({', '.join(map(repr, self.corpora))})"
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        return digest("several", [corpus.fingerprint for corpus in self.corpora])
+
+    def __iter__(self) -> Iterator[str]:
+        return itertools.chain.from_iterable(self.corpora)
 
 
 def joined(corpus: Corpus) -> bytes:

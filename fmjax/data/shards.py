@@ -5,7 +5,6 @@ stream cut every `shard_tokens`) and `<split>_documents.bin` (uint64: where each
 the tokenizer as `load` reads it.
 """
 
-import collections
 import hashlib
 import json
 import os
@@ -20,13 +19,13 @@ from fmjax.core.errors import DataError
 from fmjax.data import tokenizers
 from fmjax.data.atomic import atomic_folder
 from fmjax.data.cache import digest
-from fmjax.data.tokenizers import Tokenizer
+from fmjax.data.parallel import GROUP, groups, mapped
+from fmjax.data.tokenizer import Tokenizer
 from fmjax.data.windows import TokenWindows, with_end
 
 FORMAT = 1
 INDEX = "index.json"
 SHARD = 1 << 27  # tokens
-GROUP = 1 << 22  # characters that are encoded at a time
 
 
 class Shards(TokenWindows):
@@ -45,20 +44,30 @@ class Shards(TokenWindows):
 
     def __init__(self, path: str, length: int, stride: int | None = None, context: int = 0, split: str = "train"):
         self._given = (path, length, stride, context, split)
-        folder = Path(os.path.expandvars(path)).expanduser()
-        index = read_index(folder)
-        if split not in index["splits"]:
-            raise DataError(f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}")
-        tokenizer, entry = tokenizers.load(str(folder)), index["splits"][split]
-        if tokenizer.fingerprint != index["tokenizer"]:
-            raise DataError(f"the tokenizer in {folder} is not the one its shards were made with")
-        parts = [_map(folder / shard["file"], index["dtype"]) for shard in entry["shards"]]
-        documents = _map(folder / entry["documents_file"]["file"], "<u8")
-        content = digest("shards", [shard["sha256"] for shard in entry["shards"]])
-        super().__init__(f"{folder} {split}", parts, documents, tokenizer, length, stride, context, content)
+        name, parts, documents, tokenizer, content = opened(path, split)
+        super().__init__(name, parts, documents, tokenizer, length, stride, context, content)
 
     def __reduce__(self):  # a worker process opens the files itself
         return Shards, self._given
+
+
+def opened(path: str, split: str) -> tuple[str, list[np.ndarray], np.ndarray, Tokenizer, str]:
+    """(name, parts of the stream, where documents start, tokenizer, digest of the content) of a split on disk.
+
+    Raises:
+      DataError: no shards there, no such split, a file that is missing or of another size, or another tokenizer.
+    """
+    folder = Path(os.path.expandvars(path)).expanduser()
+    index = read_index(folder)
+    if split not in index["splits"]:
+        raise DataError(f"{folder} has no split {split!r}; it has {', '.join(index['splits'])}")
+    tokenizer, entry = tokenizers.load(str(folder)), index["splits"][split]
+    if tokenizer.fingerprint != index["tokenizer"]:
+        raise DataError(f"the tokenizer in {folder} is not the one its shards were made with")
+    parts = [_map(folder / shard["file"], index["dtype"]) for shard in entry["shards"]]
+    documents = _map(folder / entry["documents_file"]["file"], "<u8")
+    content = digest("shards", [shard["sha256"] for shard in entry["shards"]])
+    return f"{folder} {split}", parts, documents, tokenizer, content
 
 
 def write(
@@ -210,13 +219,13 @@ def _write_split(
         _Cut(folder, f"{split}_{{:05d}}.bin", shard_tokens) as stream,
         _Cut(folder, f"{split}_documents.bin", sys.maxsize) as starts,
     ):
-        for group in _encode(texts, tokenizer, workers):
+        for group, size in mapped(_Encode(tokenizer), groups(texts, GROUP), workers):
+            entry["bytes"] += size
             for ids in (with_end(ids, tokenizer) for ids in group):
                 starts.write(np.array([entry["tokens"]], "<u8"))
                 stream.write(ids)
                 entry["documents"] += 1
                 entry["tokens"] += len(ids)
-                entry["bytes"] += int(tokenizer.widths[ids].sum(dtype=np.int64))
             tell(split, entry)
         starts.write(np.array([entry["tokens"]], "<u8"))
     entry["shards"], [entry["documents_file"]] = stream.files, starts.files
@@ -225,50 +234,11 @@ def _write_split(
     return entry
 
 
-def _encode(texts: Iterable[str], tokenizer: Tokenizer, workers: int) -> Iterator[list[np.ndarray]]:
-    """The ids of the documents, in order, a group at a time."""
-    if not workers:
-        yield from map(tokenizer.encode_many, _groups(texts))
-        return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-    from concurrent.futures.process import BrokenProcessPool
+class _Encode:
+    """A group of documents to their ids, and the bytes of their text."""
 
-    spawn = multiprocessing.get_context("spawn")  # the tokenizers library does not survive a fork
-    with ProcessPoolExecutor(workers, spawn, _start_worker, (tokenizer,)) as pool:
-        waiting: collections.deque = collections.deque()
-        try:
-            for group in _groups(texts):
-                waiting.append(pool.submit(_encode_group, group))
-                if len(waiting) > 2 * workers:  # no more than this is held in memory
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        except BrokenProcessPool:
-            raise DataError("a worker died while encoding, for lack of memory perhaps: use fewer --workers") from None
+    def __init__(self, tokenizer: Tokenizer):
+        self.tokenizer = tokenizer
 
-
-_tokenizer: Tokenizer | None = None  # of a worker process
-
-
-def _start_worker(tokenizer: Tokenizer) -> None:
-    global _tokenizer
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # the processes are the parallelism
-    _tokenizer = tokenizer
-
-
-def _encode_group(texts: list[str]) -> list[np.ndarray]:
-    assert _tokenizer is not None
-    return _tokenizer.encode_many(texts)
-
-
-def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
-    group, size = [], 0
-    for text in texts:
-        group.append(text)
-        size += len(text)
-        if size >= GROUP:
-            yield group
-            group, size = [], 0
-    if group:
-        yield group
+    def __call__(self, group: list[str]) -> tuple[list[np.ndarray], int]:
+        return self.tokenizer.encode_many(group), sum(len(text.encode("utf-8")) for text in group)

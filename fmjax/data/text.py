@@ -6,7 +6,7 @@ import numpy as np
 
 from fmjax.core.errors import DataError
 from fmjax.data.cache import cached, digest
-from fmjax.data.tokenizers import Tokenizer
+from fmjax.data.tokenizer import Tokenizer
 from fmjax.data.windows import LAYOUT, TokenWindows, with_end
 
 
@@ -14,7 +14,7 @@ class Windows(TokenWindows):
     """Windows over a corpus that fits in memory as tokens (2 or 4 bytes each).
 
     `stride=1` for training, `stride=None` for evaluation: see `TokenWindows`. A corpus is encoded once a process;
-    what a BPE made of it is kept on disk too, because that takes longer than to read it back.
+    what subwords made of it is kept on disk too, because that takes longer than to read it back.
 
     Args:
       corpus: documents with a `fingerprint` (corpora.py).
@@ -27,7 +27,9 @@ class Windows(TokenWindows):
     def __init__(self, corpus: Any, tokenizer: Tokenizer, length: int, stride: int | None = None, context: int = 0):
         fingerprint = digest("tokens", LAYOUT, corpus.fingerprint, tokenizer.fingerprint)
         # Held, so that other windows over the same corpus find it in the process.
-        self._arrays = cached(fingerprint, lambda: encode(corpus, tokenizer), keep=tokenizer.kind == "bpe")
+        self._arrays = cached(
+            fingerprint, lambda: encode(corpus, tokenizer), keep=tokenizer.kind not in ("byte", "characters")
+        )
         tokens, documents = self._arrays["tokens"], self._arrays["documents"]
         super().__init__(repr(corpus), [tokens], documents, tokenizer, length, stride, context, fingerprint)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from fmjax.core.errors import ConfigError, DataError
 from fmjax.data.cache import digest
-from fmjax.data.tokenizers import Tokenizer
+from fmjax.data.tokenizer import Tokenizer
 
 LAYOUT = 1  # version of how documents are laid out in a stream and cut into windows
 
@@ -23,7 +23,8 @@ class TokenWindows:
     stride, 2 stride, ... and are all full: 1 gives every offset, whose shuffled order is that of random crops.
 
     Rows hold tokens int32 (length + 1,); weights float32 (length,); bytes int32, how many bytes of text the weighted
-    targets stand for. `eos` stands for none, but predicting it counts in the loss: bits per byte pay for ends.
+    targets stand for. `eos` stands for none, but predicting it counts in the loss: bits per byte pay for ends. There
+    are no `bytes` under a tokenizer that changes text (`Tokenizer`).
 
     Args:
       name: for people.
@@ -89,13 +90,14 @@ class TokenWindows:
         starts = indices * self._step
         tokens = self._take(starts)
         weights = np.ones((len(indices), self.length), np.float32)
-        widths = self.tokenizer.widths[tokens[:, 1:]]
         if self.stride is None:
             target = np.arange(self.length)
             weights *= target < (self.total - 1 - starts)[:, None]
             weights *= (target >= self.context) | (indices == 0)[:, None]
-            widths = widths * (weights > 0)
-        return {"tokens": tokens, "weights": weights, "bytes": widths.sum(1, dtype=np.int32)}
+        rows = {"tokens": tokens, "weights": weights}
+        if (widths := self.tokenizer.widths) is not None:
+            rows["bytes"] = (widths[tokens[:, 1:]] * (weights > 0)).sum(1, dtype=np.int32)
+        return rows
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of token ids."""

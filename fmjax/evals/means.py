@@ -70,7 +70,13 @@ def nll(outputs: Outputs, batch: Batch) -> SampleMean:
 
 
 def accuracy(outputs: Outputs, batch: Batch) -> SampleMean:
-    """Share of targets predicted right; every token, or every yes-or-no question, counts by its weight."""
+    """Share of targets predicted right; every token, or every yes-or-no question, counts by its weight.
+
+    The prediction's own `correct` if it has one, so that the logits of a large vocabulary need not exist all at once.
+    """
+    if "correct" in outputs:
+        correct = jnp.asarray(outputs["correct"], jnp.float32)
+        return SampleMean.of(correct, weigh(outputs, batch, correct.shape))
     c = classified(outputs, batch)
     return SampleMean.of(c.correct, c.weights)
 

@@ -1,6 +1,6 @@
 """Every metric a config can name, and what a metric is.
 
-A metric is one of three things; `outputs` is what a prediction returned (`logits targets weights nll` or
+A metric is one of three things; `outputs` is what a prediction returned (`logits targets weights nll correct` or
 `values targets weights`) and `batch` what it was made from.
 
 1. A function `(outputs, batch) -> Mean` (or `SampleMean`, which also reports its standard error as "se").

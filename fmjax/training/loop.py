@@ -3,19 +3,20 @@
 import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from fmjax.core.errors import CheckpointError, ConfigError, UserError
+from fmjax.core.errors import CheckpointError, UserError
 from fmjax.core.trees import count
-from fmjax.core.types import Batch
 from fmjax.training.checkpoint import Checkpoints
+from fmjax.training.evaluation import Evaluations
 from fmjax.training.folder import RunFolder
 from fmjax.training.interrupts import Interrupts
+from fmjax.training.meter import Meter, tokens_of
 from fmjax.training.policies import EarlyStop, Log, Nan, Patience, SpikeWatch
 from fmjax.training.program import CompiledStep, Program, device_batches
 from fmjax.training.records import read_records
@@ -56,16 +57,6 @@ class _Interrupted(Exception):
         self.state, self.step = state, step
 
 
-@dataclasses.dataclass
-class _Pending:
-    """A dispatched step whose metrics have not been fetched."""
-
-    step: int
-    packed: jax.Array
-    digest: str
-    time: float
-
-
 class Loop:
     """One run of a program over its data.
 
@@ -97,23 +88,21 @@ class Loop:
         hooks: Sequence[Hook] = (),
         began: float | None = None,
     ) -> None:
-        self.program, self.data, self.steps, self.evaluators = program, data, steps, evaluators
+        self.program, self.data, self.steps = program, data, steps
         self.writers, self.folder, self.checkpoints = list(writers), folder, checkpoints
         self.log, self.nan, self.hooks = log, nan, hooks
         self.early_stop, self.facts, self.costs = early_stop, dict(facts or {}), dict(costs or {})
+        self.evaluations = Evaluations(program, evaluators, folder)
+        self.meter = Meter(data.batch_size, tokens_of(program.example), self.costs)
         self.patience = Patience(early_stop) if early_stop else None
         self.spikes = SpikeWatch(nan.spike)
         self.began = time.perf_counter() if began is None else began
-        self.pending: list[_Pending] = []
-        self.numbers: dict[str, float] = {}
         self.last: dict[str, float] = {}
         self.offset = 0  # the batch of step s is batch s + offset: a rollback passes over some
         self.skips_in_a_row = self.rollbacks = 0
         self._saved: tuple[int, int] | None = None
         self._frozen: str | None = None  # the digest under which frozen weights lie
-        self._evaluated: set[tuple[str, int]] = set()
         self._asked = Interrupts()
-        self._busy, self._counted = 0.0, 0  # seconds and steps since the last drain
 
     # ---- the run -----------------------------------------------------------------------------------
     def run(self) -> Outcome:
@@ -142,7 +131,7 @@ class Loop:
             with contextlib.suppress(CheckpointError):
                 self._mark(failed)
             raise
-        return Outcome(state, step, self.numbers, word)
+        return Outcome(state, step, self.evaluations.numbers, word)
 
     def _start(self) -> tuple[State, int]:
         if self.checkpoints is None or self.checkpoints.latest() is None:
@@ -180,7 +169,7 @@ class Loop:
     def _recall(self, step: int) -> None:
         """Know again what a run that was never interrupted would know at `step`, from the records up to it: the
         evaluations, for patience and for which of them are still owed, and the losses that a spike stands out from."""
-        self.numbers, self._evaluated = {}, set()
+        self.evaluations.forget()
         self.patience = Patience(self.early_stop) if self.early_stop else None
         self.spikes = SpikeWatch(self.nan.spike)
         for record in read_records(self.folder.metrics) if self.folder else ():
@@ -189,15 +178,14 @@ class Loop:
             if record["kind"] == "train" and "loss" in record:
                 self.spikes.recent.append(record["loss"])
             if record["kind"] == "eval":
-                numbers = {k: v for k, v in record.items() if k not in ("kind", "step", "time")}
-                self.numbers |= numbers
+                numbers = self.evaluations.recall(record)
                 if self.patience and self.early_stop.metric in numbers:
                     self.patience.see(numbers)
-                self._evaluated |= {(name.partition("/")[0], record["step"]) for name in numbers}
 
     def _train(self, state: State, step: int, compiled: CompiledStep) -> tuple[State, int]:
-        first, feed, mark = True, None, time.perf_counter()
-        if step and self._due(step):
+        first, feed = True, None
+        self.meter.resume()
+        if step and self.evaluations.at(step):
             self._visit(state, step)  # an interrupted run owes the evaluations of its last step
         while step < self.steps and not self._over(step):
             if feed is None:
@@ -205,22 +193,20 @@ class Loop:
             batch, digest = next(feed)
             state, packed = compiled(state, batch)
             step += 1
-            self.pending.append(_Pending(step, packed, digest, time.time()))
+            self.meter.add(step, packed, digest, first)
             if first:
                 self._report_start(step - 1, packed, compiled)
-                mark, first = time.perf_counter(), False
-            elif len(self.pending) > 1:
-                jax.block_until_ready(self.pending[-2].packed)  # at most two steps in flight
-                self._counted += 1
+                self.meter.resume()
+                first = False
             boundary = self._boundary(step) or step == self.steps
             asked = self._is_asked(boundary or step % self.log.every == 0)
             boundary = boundary or asked
             if boundary or step % self.log.every == 0:
                 if self.checkpoints:
                     self.checkpoints.check()
-                self._busy += time.perf_counter() - mark
+                self.meter.pause()
                 bad = self._drain(compiled, keep=0 if boundary else 1)
-                mark = time.perf_counter()
+                self.meter.resume()
                 if bad is not None:
                     feed.close()
                     state, step, feed = *self._recover(bad), None
@@ -232,7 +218,7 @@ class Loop:
                 raise _Interrupted(state, step)
             if self._boundary(step):
                 self._visit(state, step)
-                mark = time.perf_counter()
+                self.meter.resume()
         if feed is not None:
             feed.close()
         return state, step
@@ -250,14 +236,13 @@ class Loop:
         return True
 
     def _boundary(self, step: int) -> bool:
-        return bool(self._due(step)) or (self.checkpoints is not None and step % self.checkpoints.policy.every == 0)
-
-    def _due(self, step: int) -> list[str]:
-        return [name for name, e in self.evaluators.items() if e.every and step % e.every == 0]
+        return bool(self.evaluations.at(step)) or (
+            self.checkpoints is not None and step % self.checkpoints.policy.every == 0
+        )
 
     def _visit(self, state: State, step: int) -> None:
         """Evaluate and save where it is time."""
-        improved, due = False, [name for name in self._due(step) if (name, step) not in self._evaluated]
+        improved, due = False, self.evaluations.due(step)
         if due:
             improved = self._take(self.evaluate(state, step, due))
         if self.checkpoints is None:
@@ -266,31 +251,25 @@ class Loop:
         if self.early_stop:
             better = improved and self.early_stop.restore
             if better:
-                self.checkpoints.mark_best(step, self.numbers[self.early_stop.metric])
+                self.checkpoints.mark_best(step, self.evaluations.numbers[self.early_stop.metric])
         else:
             best = self.checkpoints.policy.best
             watched = best is not None and best.partition("/")[0] in due
-            better = watched and self.checkpoints.mark_best(step, self._number(best, "checkpoint.best"))
+            better = watched and self.checkpoints.mark_best(step, self.evaluations.number(best, "checkpoint.best"))
         if step % self.checkpoints.policy.every == 0 or better:
             self._save(step, state)
 
     def _take(self, numbers: dict[str, float]) -> bool:
         if self.patience is None or not any(k.startswith(self.early_stop.metric.split("/")[0] + "/") for k in numbers):
             return False
-        self._number(self.early_stop.metric, "early_stop.metric")
+        self.evaluations.number(self.early_stop.metric, "early_stop.metric")
         return self.patience.see(numbers)
-
-    def _number(self, name: str, key: str) -> float:
-        if name not in self.numbers:
-            raise ConfigError(f"--config.{key}: there is no {name!r} among {', '.join(self.numbers)}")
-        return self.numbers[name]
 
     def _finish(self, state: State, step: int) -> tuple[State, int]:
         self._save(step, state, wait=True)
         if self.early_stop and self.early_stop.restore:
             state, step = self._best(state, step)
-        owed = [name for name in self.evaluators if (name, step) not in self._evaluated]
-        if owed:
+        if owed := self.evaluations.owed(step):
             self.evaluate(state, step, owed)
         self._event("finished", step, seconds=round(time.perf_counter() - self.began, 3))
         return state, step
@@ -304,7 +283,7 @@ class Loop:
         self._event("restored best", step, metric=self.early_stop.metric, value=self.patience.best)
         for record in read_records(self.folder.metrics):  # its numbers are to be the last ones
             if (record["kind"], record["step"]) == ("eval", step):
-                self.numbers |= {k: v for k, v in record.items() if k not in ("kind", "step", "time")}
+                self.evaluations.recall(record)
         return state, step
 
     # ---- metrics -----------------------------------------------------------------------------------
@@ -325,66 +304,33 @@ class Loop:
 
     def _drain(self, compiled: CompiledStep, keep: int) -> int | None:
         """Fetch and write what is pending but the last `keep`; the first step that went wrong, if any."""
-        ready, self.pending = self.pending[: len(self.pending) - keep], self.pending[len(self.pending) - keep :]
-        if not ready:
-            return None
-        seconds, self._busy, counted, self._counted = self._busy, 0.0, self._counted, 0
-        speed = self._speed(seconds / counted) if counted else {}
+        measured, speed = self.meter.drain(compiled, keep)
         bad = None
-        for item, packed in zip(ready, jax.device_get([p.packed for p in ready]), strict=True):
-            metrics = compiled.unpack(packed)
-            wrong = any(v for k, v in metrics.items() if k.rpartition("/")[2] == "nonfinite")
-            shown = {k: v for k, v in metrics.items() if k.rpartition("/")[2] != "nonfinite"}
-            record = {"kind": "train", "step": item.step, "time": item.time, **shown}
-            self._write({**record, **(speed if item is ready[-1] else {}), "batch": item.digest})
-            self.last = {**shown, **(speed or {})}
-            if wrong and self.nan.action == "skip":
-                self._skipped(item.step)
-            elif wrong or self.spikes.jumped(metrics.get("loss", 0.0)):
-                bad = item.step
+        for seen in measured:
+            record = {"kind": "train", "step": seen.step, "time": seen.time, **seen.numbers}
+            self._write({**record, **(speed if seen is measured[-1] else {}), "batch": seen.digest})
+            self.last = {**seen.numbers, **speed}
+            if not seen.finite and self.nan.action == "skip":
+                self._skipped(seen.step)
+            elif not seen.finite or self.spikes.jumped(seen.numbers.get("loss", 0.0)):
+                bad = seen.step
                 break
             else:
                 self.skips_in_a_row = 0
-        if self.folder:
+        if self.folder and measured:
             self.folder.heartbeat()
         return bad
 
-    def _speed(self, seconds: float) -> dict[str, float]:
-        out = {"step_seconds": seconds, "examples_per_second": self.data.batch_size / seconds}
-        shape = self.program.example.get("tokens", np.zeros(())).shape
-        if len(shape) == 2:
-            out["tokens_per_second"] = self.data.batch_size * (shape[1] - 1) / seconds
-        flops, peak = self.costs.get("flops_per_step"), self.costs.get("peak_flops")
-        if flops and peak:
-            out["mfu"] = flops / seconds / peak
-        return out
-
     def evaluate(self, state: State, step: int, names: Sequence[str]) -> dict[str, float]:
         """Run the evaluators of these names; write their numbers and artifacts."""
-        numbers: dict[str, float] = {}
-        for name in names:
-            evaluator = self.evaluators[name]
-            feed = self._interruptible(state, step)
-            report = evaluator.evaluate(self.program.predictor(evaluator.predict), state, feed)
-            numbers |= {f"{name}/{k}": v for k, v in report.numbers.items()}
-            texts = report.artifacts.pop("samples", None)
-            if self.folder and texts:
-                self.folder.write_text(f"samples/{step}.txt", "\n\n".join(texts) + "\n")
-            if self.folder and report.artifacts:
-                self.folder.write_json(self.folder.path / "artifacts" / str(step) / f"{name}.json", report.artifacts)
-        self.numbers |= numbers
-        self._evaluated |= {(name, step) for name in names}
-        self._write({"kind": "eval", "step": step, "time": time.time(), **numbers})
-        return numbers
 
-    def _interruptible(self, state: State, step: int) -> Callable[[Any], Iterator[Batch]]:
-        def feed(batches: Any) -> Iterator[Batch]:
-            for batch in self.program.feed(batches):
-                if self._asked.name and jax.process_count() == 1:
-                    raise _Interrupted(state, step)
-                yield batch
+        def stop() -> None:
+            if self._asked.name and jax.process_count() == 1:
+                raise _Interrupted(state, step)
 
-        return feed
+        record = self.evaluations.run(state, step, names, stop)
+        self._write(record)
+        return {k: v for k, v in record.items() if k not in ("kind", "step", "time")}
 
     # ---- trouble -----------------------------------------------------------------------------------
     def _skipped(self, step: int) -> None:
@@ -398,7 +344,7 @@ class Loop:
 
     def _recover(self, bad: int) -> tuple[State, int]:
         """After a bad step: stop, or go back to the last checkpoint and pass over the batches up to the bad one."""
-        self.pending.clear()
+        self.meter.drop()
         if self.checkpoints:
             self.checkpoints.wait()
         kept = self.checkpoints.latest() if self.checkpoints else None

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from fmjax.core.config import build, call
 from fmjax.core.errors import ConfigError, DataError
 from fmjax.data import tokenizers
-from fmjax.data.corpora import HeldOut, Part, PythonStdlib, TextFiles, joined
+from fmjax.data.corpora import HeldOut, Part, PythonStdlib, Several, TextFiles, joined
 
 needs_data = pytest.mark.skipif("FMJAX_DATA" not in os.environ, reason="FMJAX_DATA names no folder of real data")
 
@@ -187,3 +187,13 @@ def test_novels_are_documents():
     corpus = TextFiles(str(Path(os.environ["FMJAX_DATA"], "text/novels_valid.jsonl.xz")))
     assert len(list(corpus)) == 4
     assert len(joined(corpus)) == 1_995_770
+
+
+def test_several_corpora_follow_one_another(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"de": "ja", "en": "yes"}\n{"de": "nein", "en": "no"}\n')
+    sides = tuple(call(TextFiles, paths=str(tmp_path / "a.jsonl"), field=field) for field in ("de", "en"))
+    both = build(call(Several, corpora=sides))
+    assert list(both) == list(both) == ["ja", "nein", "yes", "no"]
+    assert both.fingerprint != build(call(Several, corpora=sides[::-1])).fingerprint
+    with pytest.raises(ConfigError, match="at least one"):
+        Several(())

@@ -1,0 +1,92 @@
+"""What steps report: fetched a little late, so that the devices never wait for the host, and how fast they go."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+
+from fmjax.training.program import CompiledStep
+
+
+@dataclasses.dataclass
+class Measured:
+    """The metrics of one step, on the host."""
+
+    step: int
+    time: float
+    digest: str
+    numbers: dict[str, float]
+    finite: bool
+
+
+class Meter:
+    """Holds dispatched steps until their metrics are fetched; its clock runs only while steps are.
+
+    Args:
+      rows: examples a step.
+      length: tokens an example stands for, 0 when it holds none.
+      costs: "flops_per_step" and "peak_flops" (of all devices), where they are known.
+    """
+
+    def __init__(self, rows: int, length: int, costs: Mapping[str, float | None]) -> None:
+        self.rows, self.length, self.costs = rows, length, dict(costs)
+        self._pending: list[tuple[int, float, str, jax.Array]] = []
+        self._busy, self._counted, self._mark = 0.0, 0, time.perf_counter()
+
+    def resume(self) -> None:
+        """Start the clock: steps follow."""
+        self._mark = time.perf_counter()
+
+    def pause(self) -> None:
+        """Stop it: something else follows."""
+        self._busy += time.perf_counter() - self._mark
+
+    def add(self, step: int, packed: jax.Array, digest: str, first: bool) -> None:
+        """Take in a dispatched step; returns when at most two are in flight."""
+        self._pending.append((step, time.time(), digest, packed))
+        if len(self._pending) > 1 and not first:
+            jax.block_until_ready(self._pending[-2][3])
+            self._counted += 1
+
+    def drop(self) -> None:
+        """Forget what was not fetched."""
+        self._pending.clear()
+
+    def drain(self, compiled: CompiledStep, keep: int) -> tuple[list[Measured], dict[str, float]]:
+        """Fetch all but the last `keep` steps; and the speed since the last time, {} where nothing was timed."""
+        ready, self._pending = self._pending[: len(self._pending) - keep], self._pending[len(self._pending) - keep :]
+        if not ready:
+            return [], {}
+        seconds, self._busy, counted, self._counted = self._busy, 0.0, self._counted, 0
+        out = []
+        for (step, when, digest, _), packed in zip(ready, jax.device_get([r[3] for r in ready]), strict=True):
+            metrics = compiled.unpack(packed)
+            wrong = any(v for k, v in metrics.items() if _is_verdict(k))
+            out.append(
+                Measured(step, when, digest, {k: v for k, v in metrics.items() if not _is_verdict(k)}, not wrong)
+            )
+        return out, self._speed(seconds / counted) if counted else {}
+
+    def _speed(self, seconds: float) -> dict[str, float]:
+        out = {"step_seconds": seconds, "examples_per_second": self.rows / seconds}
+        if self.length:
+            out["tokens_per_second"] = self.rows * self.length / seconds
+        flops, peak = self.costs.get("flops_per_step"), self.costs.get("peak_flops")
+        if flops and peak:
+            out["mfu"] = flops / seconds / peak
+        return out
+
+
+def tokens_of(example: Mapping[str, np.ndarray]) -> int:
+    """Tokens that a row of a batch of texts stands for: those it predicts from, and those of a decoder."""
+    tokens, targets = np.shape(example.get("tokens", 0)), np.shape(example.get("targets", 0))
+    if len(tokens) != 2:
+        return 0
+    decoded = targets[1] if "target_segment_ids" in example else 0
+    return tokens[1] + decoded - (0 if "targets" in example else 1)
+
+
+def _is_verdict(name: str) -> bool:
+    return name.rpartition("/")[2] == "nonfinite"
