@@ -7,8 +7,9 @@ Takes:    under a minute at depth 1 on two CPU cores; the work grows with the si
 Reaches:  3.40 bits per byte on the held-out novels at depth 1 (66 thousand weights, 1.3 MB of text).
 
 `depth=N` is N blocks of width 64 N with heads of 64; `ratio=R` trains on R bytes for each weight, 20 by default
-(arXiv 2203.15556). Rate and decay were chosen at depth 2; the maximal-update parametrisation (fmjax/optim/mup.py)
-carries them to other widths, so that a rung needs no tuning of its own. Of the depth itself it says nothing.
+(arXiv 2203.15556). The rate is the best of benchmarks/rate_transfer.py at width 128, for the larger batch here; the
+maximal-update parametrisation (fmjax/optim/mup.py) carries it to other widths, so that a rung needs no tuning of its
+own. Of the depth itself it says nothing.
 """
 
 import math
@@ -24,7 +25,7 @@ from fmjax.objectives import language
 from fmjax.optim import mup, optimizers, schedules
 
 HEAD, VOCAB, LENGTH = 64, 257, 256
-BASE = 128  # the width, at depth 2, where these were chosen:
+BASE = 128  # the width, at depth 2, that these are for:
 ROWS, RATE, DECAY = 32, 8e-3, 0.1
 DIALS = {"depth": 2, "ratio": 20.0}
 
