@@ -8,7 +8,11 @@ import argparse
 import dataclasses
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import counted
 
 from fmjax import results
 from fmjax.core.errors import exits
@@ -23,7 +27,7 @@ class Study:
     config: str
     seeds: int = 3
     overrides: tuple[str, ...] = ()
-    baseline: tuple[str, float] | None = None
+    baseline: Callable[[Any], tuple[str, float, str]] | None = None
     published: tuple[float, str] | None = None
     target: str | None = None
     note: str = ""
@@ -60,6 +64,28 @@ STUDIES = {
         "character GPT on tiny Shakespeare, validation loss (nats)", "validation/loss",
         "configs/language/gpt_shakespeare_char.py", published=(1.88, "nanoGPT README, CPU recipe"), target="<= 1.88",
     ),
+    "gpt_text": Study(
+        "small GPT on English novels, byte by byte, two held-out books", "test/bits_per_byte",
+        "configs/language/gpt_text.py", baseline=counted.bits_per_byte, target="below the bigram",
+    ),
+    "rnn_text": Study(
+        "small LSTM on English novels, byte by byte, two held-out books", "test/bits_per_byte",
+        "configs/language/rnn_text.py", baseline=counted.bits_per_byte, target="below the bigram",
+    ),
+    "bert_text": Study(
+        "small BERT on English novels (1,024 subwords), hidden tokens of two held-out books", "test/accuracy",
+        "configs/language/bert_text.py", baseline=counted.masked_accuracy, target="above the bigram",
+    ),
+    "t5_text": Study(
+        "small T5 on English novels (1,024 subwords), spans of two held-out books", "test/accuracy",
+        "configs/language/t5_text.py", baseline=counted.target_accuracy, target="above the bigram",
+        note="teacher-forced",
+    ),
+    "translation_multi30k": Study(
+        "small encoder-decoder, Multi30k German to English, test_2016_flickr", "test/accuracy",
+        "configs/language/translation_multi30k.py", baseline=counted.target_accuracy, target="above the bigram",
+        note="teacher-forced accuracy of subwords",
+    ),
 }  # fmt: skip
 
 
@@ -88,6 +114,10 @@ def main(argv: list[str] | None = None) -> int:
             seconds.append(time.perf_counter() - began)
             print(f"{name} seed {seed}: {study.metric} {values[-1]:.5g} in {seconds[-1]:.0f} s", flush=True)
         config, _ = prepare(study.config, study.overrides)
+        baseline, others = None, ""
+        if study.baseline:
+            called, number, others = study.baseline(run.parts)
+            baseline = {"name": called, "value": number}
         middle = sorted(seconds)[len(seconds) // 2]
         results.write_row(
             name,
@@ -97,10 +127,10 @@ def main(argv: list[str] | None = None) -> int:
             values=values,
             seeds=list(range(study.seeds)),
             config=config,
-            baseline=study.baseline and {"name": study.baseline[0], "value": study.baseline[1]},
+            baseline=baseline,
             published=study.published and {"value": study.published[0], "source": study.published[1]},
             target=study.target,
-            note="; ".join(filter(None, [study.note, f"median {middle:.0f} s a seed, everything included"])),
+            note="; ".join(filter(None, [study.note, others, f"median {middle:.0f} s a seed, everything included"])),
         )
     return 0
 

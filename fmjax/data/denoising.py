@@ -254,6 +254,16 @@ class MarkPrefix:
 
 
 @dataclasses.dataclass(frozen=True)
+class Uncounted:
+    """Targets of these ids weigh nothing: sentinels are easily told, and would flatter an accuracy."""
+
+    ids: tuple[int, ...]
+
+    def __call__(self, example: Example, rng: np.random.Generator) -> Example:
+        return {**example, "weights": example["weights"] * ~np.isin(example["targets"], self.ids)}
+
+
+@dataclasses.dataclass(frozen=True)
 class Joined:
     """A row of an encoder-decoder made one of a decoder: each document's targets follow its tokens, the `prefix`."""
 
