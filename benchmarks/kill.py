@@ -20,6 +20,7 @@ from fmjax.core.errors import DataError, exits
 from fmjax.training.records import read_records
 
 ROOT = Path(__file__).resolve().parents[1]
+SIGNALS = {"kill": signal.SIGKILL, "terminate": signal.SIGTERM}
 SETTINGS = ["--config=configs/quickstart.py:small", "--config.checkpoint.every=10", "--config.log.every=5"]
 
 
@@ -99,6 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     """Kill and terminate runs, compare, write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--signal", choices=[*SIGNALS, "both"], default="both")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--folder", type=Path, help="where the rows go (default: experiments/results)")
     args = parser.parse_args(argv)
@@ -107,7 +109,9 @@ def main(argv: list[str] | None = None) -> int:
         seconds = straight(Path(base) / "straight")
         wanted = result(Path(base) / "straight")
         print(f"left alone: {seconds:.1f} s after the first step")
-        for word, number in (("kill", signal.SIGKILL), ("terminate", signal.SIGTERM)):
+        for word, number in SIGNALS.items():
+            if args.signal not in (word, "both"):
+                continue
             same, codes, times = [], [], []
             for i in range(args.runs):
                 workdir, code, took = trial(Path(base), f"{word}-{i}", number, seconds, rng)
@@ -131,7 +135,7 @@ def _row(word: str, same: list[float], codes: list[int], times: list[float], arg
         f"{word}_quickstart",
         task="quickstart (small), stopped at a random moment and resumed",
         metric="runs with bit-identical weights",
-        command=f"python benchmarks/kill.py --runs={args.runs}",
+        command=f"python benchmarks/kill.py --runs={args.runs} --signal={word}",
         values=same,
         repeats=len(same),
         config=read("configs/quickstart.py:small"),
