@@ -24,8 +24,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workdir", default="runs/quickstart", help="where the runs go")
     args = parser.parse_args(argv)
 
+    from fmjax.assembly import prepare
     from fmjax.data import baselines, corpora
-    from fmjax.run import prepare
     from fmjax.runfolder import SavedRun
 
     bits, seconds = [], []

@@ -99,7 +99,8 @@ def main(argv: list[str] | None = None) -> int:
     from fmjax.start import start
 
     start()
-    from fmjax.run import fit, prepare
+    from fmjax.assembly import prepare
+    from fmjax.run import fit
 
     for name in args.names:
         study, values, seconds = STUDIES[name], [], []

@@ -12,9 +12,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--diff", help="another config to compare with")
     args, overrides = parser.parse_known_args(argv)
 
+    from fmjax.assembly import prepare
     from fmjax.core.config import walk
     from fmjax.core.configfile import defaults, differences
-    from fmjax.run import prepare
 
     config, changed = prepare(args.config, overrides)
     if args.diff:

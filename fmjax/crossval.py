@@ -26,7 +26,8 @@ def main(argv: list[str] | None = None) -> int:
     start()
     import statistics
 
-    from fmjax.run import fit, prepare
+    from fmjax.assembly import prepare
+    from fmjax.run import fit
 
     found: dict[str, list[float]] = {}
     for fold in range(args.folds):

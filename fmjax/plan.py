@@ -17,7 +17,7 @@ def main(argv: list[str] | None = None) -> int:
     from fmjax.start import start
 
     start()
-    from fmjax.run import assemble, prepare
+    from fmjax.assembly import assemble, prepare
 
     config, _ = prepare(args.config, overrides)
     parts = assemble(config)
@@ -57,8 +57,8 @@ def make_plan(parts: Any, available: int | None = None) -> Plan:
     """Count parameters, FLOPs and memory from shapes alone, and measure one matrix product."""
     import jax
 
+    from fmjax.assembly import flops_per_step
     from fmjax.core.trees import count, flatten
-    from fmjax.run import flops_per_step
     from fmjax.sharding.devices import memory_bytes
     from fmjax.training.program import describe
 

@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 from fmjax import results
 from fmjax.core import configfile
 from fmjax.core.errors import DataError
-from fmjax.run import config_hash as config_digest
+from fmjax.core.fingerprint import config_hash as config_digest
 
 ROOT = Path(__file__).parents[1]
 ROW = {

@@ -13,12 +13,13 @@ from ml_collections import ConfigDict
 from stand_ins import BASE, GAN, MLP, SMALL, TEACHER, Distill, Plain, low_rank, records, same, tiny
 
 from fmjax import train
+from fmjax.assembly import assemble, complete, prepare
 from fmjax.core import configfile
 from fmjax.core.config import call
 from fmjax.core.errors import CheckpointError, ConfigError, exits
 from fmjax.models import mlp
 from fmjax.optim import optimizers
-from fmjax.run import Run, assemble, complete, fit, prepare
+from fmjax.run import Run, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = ["--config.evals.validation.every=0"]

@@ -7,6 +7,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from fmjax import generate, run_tokenizer
+from fmjax.assembly import assemble, prepare
 from fmjax.core.config import call
 from fmjax.core.errors import CheckpointError, ConfigError, DataError
 from fmjax.data import corpora, pipeline, text, tokenizers
@@ -16,7 +17,7 @@ from fmjax.evals import evaluators, metrics
 from fmjax.models import transformer
 from fmjax.objectives import language
 from fmjax.optim import optimizers
-from fmjax.run import Run, assemble, fit, prepare
+from fmjax.run import Run, fit
 from fmjax.training.checkpoint import Policy
 from fmjax.training.policies import Log
 

@@ -12,9 +12,12 @@ from stand_ins import BATCH, CASES, leaves, optimizer, records, tiny
 
 from fmjax.core.errors import ConfigError
 from fmjax.core.trees import flatten
-from fmjax.models.transformer import Decoder
+from fmjax.models.rnn import LanguageModel
+from fmjax.models.transformer import Decoder, Encoder, EncoderDecoder
 from fmjax.nn.experts import MixtureOfExperts
 from fmjax.objectives.language import NextToken
+from fmjax.objectives.masked import MaskedTokens
+from fmjax.objectives.sequence import SequenceToSequence
 from fmjax.optim import optimizers
 from fmjax.run import Run, fit
 from fmjax.sharding.mesh import make_mesh, replicated, row_sharding
@@ -66,14 +69,17 @@ def test_accumulation_on_eight_devices_is_the_same():
     close(one, eight, 2e-4)
 
 
-def decoder(mesh, recipe):
-    tokens = (np.arange(8)[:, None] + np.arange(9)).astype(np.int32) % 32
+ROWS = {"tokens": (np.arange(8)[:, None] + np.arange(9)).astype(np.int32) % 32, "valid": np.ones(8, np.float32)}
+SMALL = dict(vocab=32, width=32, depth=1, heads=4)
+
+
+def decoder(mesh, recipe, model=None, objective=None, **more):
     return Program(
-        modules={"model": Decoder(vocab=32, width=32, depth=1, heads=4)},
-        objective=NextToken(),
+        modules={"model": model or Decoder(**SMALL)},
+        objective=objective or NextToken(),
         optimizers={"model": optimizers.adamw(rate=1e-2)},
         mesh=make_mesh(mesh, jax.devices()[: np.prod(list(mesh.values()))]),
-        example={"tokens": tokens, "valid": np.ones(8, np.float32)},
+        example={**ROWS, **more},
         sharding=recipe,
         ema=0.9,
         clip=1.0,
@@ -120,6 +126,28 @@ def test_experts_on_eight_devices_give_what_one_gives(dispatch):
     one, eight = jax.jit(gradient)(params, x), split(params, x)
     assert eight[1]["params"]["experts"]["up"]["kernel"].addressable_shards[0].data.shape == (1, 32, 64)
     close(one, eight, 1e-5)
+
+
+HALVES = np.repeat([[1] * 5 + [2] * 4], 8, 0).astype(np.int32)  # two documents a row
+ASKED = {"targets": ROWS["tokens"], "weights": np.tri(8, 9, dtype=np.float32), "segment_ids": HALVES}
+FAMILIES = {
+    "encoder": (Encoder(**SMALL, length=16, scan=True), MaskedTokens(most=9), ASKED, "tensor"),
+    "encoder-decoder": (
+        EncoderDecoder(**SMALL, position="relative", experts=2), SequenceToSequence(chunk=16),
+        {**ASKED, "target_segment_ids": HALVES}, "fsdp_tensor",
+    ),
+    "recurrent": (LanguageModel(vocab=32, width=32, depth=1), NextToken(), {"segment_ids": HALVES}, "fsdp"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_language_family_learns_the_same_on_eight_devices(name):
+    model, objective, more, recipe = FAMILIES[name]
+    one, a = train(decoder({"data": 1}, "replicate", model, objective, **more), 2)
+    eight, b = train(decoder({"data": 2, "fsdp": 2, "tensor": 2}, recipe, model, objective, **more), 2)
+    for m, n in zip(a, b):
+        assert n == pytest.approx(m, rel=1e-3, abs=1e-5)
+    close(eight.params, one.params, 1e-3)
 
 
 def test_moments_and_averages_lie_where_their_weights_lie_and_memory_is_saved():
