@@ -20,17 +20,17 @@ from fmjax.optim import optimizers, schedules
 def get_config(size: Literal["full", "smoke"] = "full") -> ConfigDict:
     """`size` is "full", or "smoke" for the two steps that the tests take."""
     full = size == "full"
-    config = ConfigDict({"seed": 0, "steps": 600 if full else 2})
+    config = ConfigDict({"seed": 0, "steps": 350 if full else 2})
     length, sentinels = 256 if full else 32, 20
     config.model = call(
         transformer.EncoderDecoder, vocab=257 + sentinels, width=128 if full else 16, depth=3 if full else 1, heads=4,
-        position="relative",
+        position="relative", ngrams=(2, 3, 4) if full else (2,), buckets=16384 if full else 64,
     )  # fmt: skip
     config.objective = call(sequence.SequenceToSequence)
     steps = config.get_oneway_ref("steps")
     rate = call(schedules.warmup_cosine, peak=5e-3, steps=steps, warmup="5%")
-    small = call(schedules.warmup_cosine, peak=3e-3, steps=steps, warmup="5%")
-    config.optimizer = call(optimizers.muon, rate=rate, adamw_rate=small)
+    tables = call(schedules.warmup_cosine, peak=1e-2, steps=steps, warmup="5%")
+    config.optimizer = call(optimizers.muon, rate=rate, adamw_rate=tables)
     config.clip = 1.0
     held_out = call(corpora.TextFiles, paths="$FMJAX_DATA/text/novels_valid.jsonl.xz")
     train = call(corpora.TextFiles, paths="$FMJAX_DATA/text/novels_train.jsonl.xz") if full else held_out

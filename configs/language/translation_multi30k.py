@@ -20,7 +20,7 @@ from fmjax.optim import optimizers, schedules
 def get_config(size: Literal["full", "smoke"] = "full") -> ConfigDict:
     """`size` is "full", or "smoke" for the two steps that the tests take."""
     full = size == "full"
-    config = ConfigDict({"seed": 0, "steps": 900 if full else 2})
+    config = ConfigDict({"seed": 0, "steps": 500 if full else 2})
     vocab = 4000 if full else 300
     config.model = call(
         transformer.EncoderDecoder, vocab=vocab, width=128 if full else 16, depth=2 if full else 1, heads=4,

@@ -4,6 +4,7 @@ Presets that reproduce published architectures exactly: gpt2.py, llama.py, bert.
 n-gram embeddings (arXiv 2412.09871) for small models over bytes; layers scanned or unrolled from the same weights.
 """
 
+from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -92,22 +93,17 @@ class Decoder(Blocks, kw_only=True):
     def _stream(
         self, tokens: Any, positions: Any, segment_ids: Any, prefix: Any, cache: dict | None, train: bool
     ) -> tuple[jax.Array, dict | None]:
-        T, x, seen = tokens.shape[1], self.embed(tokens), None
+        x = self.embed(tokens)
         if self.embed_scale != 1.0:
             x = x * jnp.asarray(self.embed_scale, x.dtype)
-        if cache is not None:
-            start = cache["start"]
-            seen = jax.lax.dynamic_update_slice_in_dim(cache["tokens"], tokens.astype(jnp.int32), start, 1)
         if self.ngrams:
-            table = self.ngram_embed(tokens if cache is None else seen, segment_ids)
-            x = x + (table if cache is None else jax.lax.dynamic_slice_in_dim(table, start, T, 1))
+            x = x + looked_back(self.ngram_embed, tokens, segment_ids, cache)
         x, blocks = self.run(x, positions, segment_ids, prefix, cache, train=train)
-        return x, None if cache is None else {"start": start + T, "tokens": seen, "blocks": blocks}
+        return x, None if cache is None else moved_on(cache, tokens, blocks)
 
     def init_cache(self, batch: int, length: int) -> dict:
         """An empty cache for `length` tokens; plain arrays, no weights needed."""
-        tokens = jnp.zeros((batch, length), jnp.int32)
-        return {"start": jnp.zeros((), jnp.int32), "tokens": tokens, "blocks": self.empty_blocks(batch, length)}
+        return empty_cache(batch, length, self.empty_blocks(batch, length))
 
     def flops(self, shapes: dict[str, tuple[int, ...]], causal: bool = False) -> float:
         """Forward FLOPs of a batch of `tokens` (B, T + 1); `causal` counts only the half of attention that is seen."""
@@ -183,8 +179,7 @@ class Encoder(Blocks, kw_only=True):
         if self.token_types:
             x = x + self.type_embed(jnp.zeros_like(tokens) if token_types is None else token_types)
         if self.ngrams:
-            turned = None if segment_ids is None else segment_ids[:, ::-1]
-            x = x + self.ngram_embed(tokens, segment_ids) + self.ngram_embed_ahead(tokens[:, ::-1], turned)[:, ::-1]
+            x = x + looked_around(self.ngram_embed, self.ngram_embed_ahead, tokens, segment_ids)
         return self.run(x, positions, segment_ids, train=train)[0]
 
     def head(self, x: Float[Array, "... D"], train: bool = False) -> Float[Array, "... V"]:
@@ -216,6 +211,7 @@ class EncoderDecoder(Blocks, kw_only=True):
       vocab: number of token ids (V).
       encoder_depth: blocks of the encoder; None is `depth`, which the decoder has.
       tied, embed_scale, logit_scale: as in Decoder.
+      ngrams, buckets: as in Encoder for the one side, and as in Decoder for the other.
     """
 
     vocab: int
@@ -223,9 +219,14 @@ class EncoderDecoder(Blocks, kw_only=True):
     tied: bool = True
     embed_scale: float = 1.0
     logit_scale: float = 1.0
+    ngrams: tuple[int, ...] = ()
+    buckets: int = 8192
 
     def setup(self) -> None:
         self.embed = Embed(self.vocab, self.width, dtype=self.dtype)
+        if self.ngrams:
+            table = partial(HashedNgrams, self.ngrams, self.buckets, self.width, dtype=self.dtype)
+            self.ngram_embed, self.ngram_embed_ahead, self.decoder_ngram_embed = table(), table(), table()
         self.encoder = side(self, self.encoder_depth, one_way=False)
         self.decoder = side(self, one_way=True, cross=True)
         if not self.tied:
@@ -266,8 +267,8 @@ class EncoderDecoder(Blocks, kw_only=True):
             whole = jnp.ones_like(decoder_tokens) if decoder_segment_ids is None else decoder_segment_ids
             mask = masks.same_document(whole, segment_ids)
         return self.decoder(
-            self._embedded(decoder_tokens), positions=decoder_positions, segment_ids=decoder_segment_ids,
-            memory=memory, memory_mask=mask, train=train,
+            self._decoded(decoder_tokens, decoder_segment_ids), positions=decoder_positions,
+            segment_ids=decoder_segment_ids, memory=memory, memory_mask=mask, train=train,
         )[0]  # fmt: skip
 
     def encode(
@@ -279,7 +280,10 @@ class EncoderDecoder(Blocks, kw_only=True):
         train: bool = False,
     ) -> Float[Array, "B S D"]:
         """The memory that the decoder attends over."""
-        return self.encoder(self._embedded(tokens), positions=positions, segment_ids=segment_ids, train=train)[0]
+        x = self._embedded(tokens)
+        if self.ngrams:
+            x = x + looked_around(self.ngram_embed, self.ngram_embed_ahead, tokens, segment_ids)
+        return self.encoder(x, positions=positions, segment_ids=segment_ids, train=train)[0]
 
     def decode(
         self,
@@ -293,9 +297,9 @@ class EncoderDecoder(Blocks, kw_only=True):
         """(logits, cache) of the tokens after those in the cache; `segment_ids` are 0 where the memory is padding."""
         mask = None if segment_ids is None else (segment_ids > 0)[:, None, None]
         x, blocks = self.decoder(
-            self._embedded(decoder_tokens), cache=cache, memory=memory, memory_mask=mask, train=train
+            self._decoded(decoder_tokens, None, cache), cache=cache, memory=memory, memory_mask=mask, train=train
         )
-        return self.head(x), {"start": cache["start"] + decoder_tokens.shape[1], "blocks": blocks}
+        return self.head(x), moved_on(cache, decoder_tokens, blocks)
 
     def head(self, x: Float[Array, "... D"], train: bool = False) -> Float[Array, "... V"]:
         """Logits of the decoder's hidden states."""
@@ -305,15 +309,44 @@ class EncoderDecoder(Blocks, kw_only=True):
         x = self.embed(tokens)
         return x if self.embed_scale == 1.0 else x * jnp.asarray(self.embed_scale, x.dtype)
 
+    def _decoded(self, tokens: jax.Array, segment_ids: Any, cache: dict | None = None) -> jax.Array:
+        x = self._embedded(tokens)
+        return x + looked_back(self.decoder_ngram_embed, tokens, segment_ids, cache) if self.ngrams else x
+
     def init_cache(self, batch: int, length: int) -> dict:
         """An empty cache of the decoder for `length` tokens."""
-        return {"start": jnp.zeros((), jnp.int32), "blocks": self.empty_blocks(batch, length)}
+        return empty_cache(batch, length, self.empty_blocks(batch, length))
 
     def flops(self, shapes: dict[str, tuple[int, ...]], causal: bool = False) -> float:
         """Forward FLOPs of a batch of `tokens` (B, S) and `targets` (B, T)."""
         (B, S), T = shapes["tokens"], shapes["targets"][1]
         encoder = self.block_flops(B, S, False) * (self.encoder_depth or self.depth) / self.depth
         return encoder + self.block_flops(B, T, causal, memory=S) + 2.0 * B * T * self.width * self.vocab
+
+
+def empty_cache(batch: int, length: int, blocks: list) -> dict:
+    """Nothing read yet; the tokens are kept for what looks back at them."""
+    return {"start": jnp.zeros((), jnp.int32), "tokens": jnp.zeros((batch, length), jnp.int32), "blocks": blocks}
+
+
+def moved_on(cache: dict, tokens: Int[Array, "B T"], blocks: list) -> dict:
+    """The cache after these tokens."""
+    seen = jax.lax.dynamic_update_slice_in_dim(cache["tokens"], tokens.astype(jnp.int32), cache["start"], 1)
+    return {"start": cache["start"] + tokens.shape[1], "tokens": seen, "blocks": blocks}
+
+
+def looked_back(table: HashedNgrams, tokens: jax.Array, segment_ids: Any, cache: dict | None) -> jax.Array:
+    """The rows of the n-grams that end at each token, those in the cache before it included."""
+    if cache is None:
+        return table(tokens, segment_ids)
+    rows = table(moved_on(cache, tokens, [])["tokens"])
+    return jax.lax.dynamic_slice_in_dim(rows, cache["start"], tokens.shape[1], 1)
+
+
+def looked_around(back: HashedNgrams, ahead: HashedNgrams, tokens: jax.Array, segment_ids: Any) -> jax.Array:
+    """The rows of the n-grams that end, and of those that begin, at each token."""
+    turned = None if segment_ids is None else segment_ids[:, ::-1]
+    return back(tokens, segment_ids) + ahead(tokens[:, ::-1], turned)[:, ::-1]
 
 
 def finish(logits: jax.Array, scale: float = 1.0, softcap: float | None = None) -> jax.Array:

@@ -35,7 +35,16 @@ ENCODERS = {
 }
 PAIRS = {
     "t5": dict(position="relative", attention_scale=1.0, feed_forward="relu", logit_scale=0.25),
-    "learned": dict(position="learned", length=16, tied=False, encoder_depth=1, norm_place="post", use_bias=True),
+    "learned": dict(
+        position="learned",
+        length=16,
+        tied=False,
+        encoder_depth=1,
+        norm_place="post",
+        use_bias=True,
+        ngrams=(2, 3),
+        buckets=64,
+    ),
 }
 
 
