@@ -30,7 +30,7 @@ def test_eight_devices_give_what_one_gives(tmp_path):
         fit(tiny(8), tmp_path / "half", ["--config.accumulation.steps=1"], hooks=[stop])
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", str(TESTS), "-q", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", str(TESTS), "-q", "-n0", "-p", "no:cacheprovider"],
         env={**os.environ, "XLA_FLAGS": flags, "ONE_DEVICE_RUNS": str(tmp_path)},
         capture_output=True,
         text=True,
