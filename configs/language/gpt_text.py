@@ -3,6 +3,7 @@
 Run:      python -m fmjax.train --config=configs/language/gpt_text.py
 Data:     novels_train.jsonl.xz and novels_valid.jsonl.xz, under $FMJAX_DATA/text.
 Takes:    about three minutes on two CPU cores.
+Reaches:  2.15 bits per byte on two held-out books (mean of 3 seeds; a bigram model: 3.49).
 """
 
 from typing import Literal

@@ -2,7 +2,8 @@
 
 Run:      python -m fmjax.train --config=configs/language/t5_text.py
 Data:     novels_train.jsonl.xz and novels_valid.jsonl.xz, under $FMJAX_DATA/text.
-Takes:    about three minutes on two CPU cores.
+Takes:    about four minutes on two CPU cores.
+Reaches:  0.458 of the hidden bytes of two held-out books (mean of 3 seeds; a bigram model: 0.281).
 """
 
 from typing import Literal

@@ -1,7 +1,7 @@
 """The classic 32-64-128 convolutional network on CIFAR-10 with flip, shear, zoom and early stopping.
 
 Run:      python -m fmjax.train --config=configs/vision/convnet_cifar10.py --config.seed=0
-Reaches:  0.753 (test accuracy, one seed; published for this network 0.72).
+Reaches:  0.751 (test accuracy, mean of 3 seeds; published for this network 0.72).
 Data:     TFDS "cifar10" in ArrayRecord format, under $FMJAX_DATA/tfds or ~/tensorflow_datasets.
 """
 

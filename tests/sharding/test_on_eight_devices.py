@@ -23,7 +23,7 @@ def stop(step, state, metrics):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
+@pytest.mark.timeout(1800)
 def test_eight_devices_give_what_one_gives(tmp_path):
     fit(tiny(8), tmp_path / "whole", ["--config.accumulation.steps=1"])
     with pytest.raises(Stop):
