@@ -12,6 +12,7 @@ from fmjax.data.denoising import (
     MarkPrefix,
     SpanCorruption,
     SplitPrefix,
+    Uncounted,
     text_length,
     top_sentinels,
     ul2,
@@ -181,6 +182,15 @@ def test_text_in_short_documents_that_has_no_room_is_left_out_whole():
     row = {"tokens": np.arange(40), "segment_ids": np.repeat(np.arange(1, 21), 2)}
     out = SpanCorruption(40, SENTINELS)(row, rng())
     assert (out["segment_ids"].max(), out["target_segment_ids"].max()) == (4, 4)  # 8 targets, 2 a document
+
+
+def test_uncounted_targets_weigh_nothing_and_all_else_stays():
+    row = SpanCorruption(40, SENTINELS)({"tokens": np.arange(1, 41, dtype=np.int32)}, rng())
+    out = Uncounted(SENTINELS)(row, rng())
+    marks = np.isin(row["targets"], SENTINELS)
+    assert marks.any()
+    np.testing.assert_array_equal(out["weights"], np.where(marks, 0, row["weights"]))
+    assert all(out[key] is row[key] for key in row.keys() - {"weights"})
 
 
 @pytest.mark.parametrize(("make", "message"), [
