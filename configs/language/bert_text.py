@@ -2,7 +2,8 @@
 
 Run:      python -m fmjax.train --config=configs/language/bert_text.py
 Data:     novels_train.jsonl.xz (its first tenth) and novels_valid.jsonl.xz, under $FMJAX_DATA/text.
-Takes:    about three minutes on two CPU cores.
+Takes:    about four minutes on two CPU cores.
+Reaches:  0.268 of the hidden subwords of two held-out books (mean of 3 seeds; after the left neighbour: 0.111).
 """
 
 from typing import Literal
