@@ -54,7 +54,9 @@ class Objective:
     """What is corrupted, lost, and updated after the step. Subclass as a frozen dataclass."""
 
     players: tuple[Player, ...] = (Player(),)
-    couples_batch = False  # True: a row's loss depends on other rows, so accumulation is refused
+    couples_batch = (
+        False  # True: a row's loss depends on other rows, so accumulation is refused; modules may say so too
+    )
 
     def inputs(self, batch: Batch) -> dict[str, tuple]:
         """The arguments each net that learns is initialised with."""

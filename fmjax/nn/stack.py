@@ -104,6 +104,11 @@ class Blocks(nn.Module, kw_only=True):
     remat: str | bool = "none"
     dtype: str | None = None
 
+    @property
+    def couples_batch(self) -> bool:
+        """Whether the loss of a row depends on other rows: a router's balance is that of the whole batch."""
+        return self.experts > 0 and self.balance > 0
+
     def make_blocks(self, causal: bool, cross: bool = False) -> None:
         """Create the layers; `cross` adds attention over a memory to each block."""
         policy = {True: "full", False: "none"}.get(self.remat, self.remat)  # older configs have a switch

@@ -34,7 +34,7 @@ def make_step(
       modules: {net: module}.
       optimizers: {player: fmjax.optim Optimizer}, or any optax transformation.
       accumulate: microbatches a step; each takes every n-th row, so that a sharded batch stays where it lies.
-      allow_coupled: accumulate although rows are coupled (by the objective or by batch norm).
+      allow_coupled: accumulate although rows are coupled (by the objective, batch norm or a router).
       clip: largest global norm of a player's gradient.
       ema: decay of the running averages, warmed up as min(ema, (1 + step) / (10 + step)).
       skip_nonfinite: a step in which a loss, gradient or update is not finite changes nothing but the step counter.
@@ -105,9 +105,11 @@ def make_step(
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
         coupled = objective.couples_batch or any("batch_stats" in m for m in state.mutable.values())
+        coupled = coupled or any(getattr(module, "couples_batch", False) for module in modules.values())
         if accumulate > 1 and coupled and not allow_coupled:
             raise ConfigError(
-                "rows of a batch are coupled (by the objective or batch norm): accumulation would change the loss; "
+                "rows of a batch are coupled (by the objective, batch norm or a router's balance): accumulation would "
+                "change the loss; "
                 "set --config.accumulation.allow_coupled=True to do it all the same"
             )
         key, *keys = jax.random.split(jax.random.fold_in(state.rng, state.step), 1 + len(objective.players))

@@ -263,6 +263,9 @@ def test_every_second_block_can_be_a_mixture_and_only_it_counts_as_one():
     shapes = jax.eval_shape(model.init, jax.random.key(0), TOKENS)["params"]
     assert "up" in shapes["block_0"]["feed_forward"]
     assert shapes["block_1"]["feed_forward"]["experts"]["up"]["kernel"].shape == (4, 16, 64)
+    assert model.couples_batch
+    assert not model.clone(balance=0.0).couples_batch
+    assert not Decoder(**SMALL).couples_batch
     dense, mixture = 2 * 16 * 2 * 64, 2 * 16 * (4 + 2 * (2 * 64 + 8))
     plain = Decoder(**SMALL).flops({"tokens": (2, 13)})
     assert model.flops({"tokens": (2, 13)}) == plain + 2 * 12 * (mixture - dense)

@@ -32,7 +32,8 @@ def test_a_microbatch_without_weight_changes_nothing():
 @pytest.mark.parametrize(("objective", "modules"), [
     (Plain(), {"model": MLP(norm=True)}),
     (type("Coupled", (Plain,), {"couples_batch": True})(), {"model": MLP()}),
-], ids=["batch norm", "objective"])  # fmt: skip
+    (Plain(), {"model": type("Balanced", (MLP,), {"couples_batch": True})()}),
+], ids=["batch norm", "objective", "model"])  # fmt: skip
 def test_accumulation_is_refused_when_rows_are_coupled_unless_allowed(objective, modules):
     state, step = setup(objective, modules, accumulate=2)
     with pytest.raises(ConfigError, match=r"coupled.*allow_coupled=True"):
