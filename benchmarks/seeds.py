@@ -77,8 +77,8 @@ STUDIES = {
         "configs/language/bert_text.py", baseline=counted.masked_accuracy, target="above the bigram",
     ),
     "t5_text": Study(
-        "small T5 on English novels (1,024 subwords), spans of two held-out books", "test/accuracy",
-        "configs/language/t5_text.py", baseline=counted.target_accuracy, target="above the bigram",
+        "small T5 on English novels, byte by byte, spans of two held-out books (sentinels not counted)",
+        "test/accuracy", "configs/language/t5_text.py", baseline=counted.target_accuracy, target="above the bigram",
         note="teacher-forced",
     ),
     "translation_multi30k": Study(
