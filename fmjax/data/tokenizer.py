@@ -121,7 +121,7 @@ class Tokenizer(abc.ABC):
 
     def _decoded(self, ids: list[int]) -> str:
         """The text of ids, for a tokenizer without `pieces`."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} has no pieces, so it must define _decoded(ids)")
 
 
 def roles(names: Mapping[str, int], eos: int | None) -> tuple[dict[str, int], tuple[int, ...]]:
