@@ -12,6 +12,7 @@ import numpy as np
 from fmjax.core.errors import ConfigError, DataError
 from fmjax.data.cache import cached, digest
 from fmjax.data.shards import opened
+from fmjax.data.source import ByRows
 from fmjax.data.text import encode
 from fmjax.data.tokenizer import Tokenizer
 from fmjax.data.windows import LAYOUT
@@ -33,7 +34,7 @@ class Plan(NamedTuple):
     rows: np.ndarray
 
 
-class PackedTokens:
+class PackedTokens(ByRows):
     """A source of packed rows over token ids that lie in one or several arrays, memory-mapped or not.
 
     With `next_token`, a row is what NextToken reads: `length + 1` tokens, whose targets are all but the first. A
@@ -90,16 +91,9 @@ class PackedTokens:
     def __len__(self) -> int:
         return len(self.plan.rows) - 1
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return {key: rows[0] for key, rows in self.rows(np.array([index])).items()}
-
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The rows at `indices`, stacked."""
-        indices = np.asarray(indices, np.int64)
-        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
-            raise IndexError(f"rows are numbered 0 to {len(self) - 1}")
+        indices = self.inside(indices)
         first, counts = self.plan.rows[indices], np.diff(self.plan.rows)[indices]
         number = aranges(counts)  # of each piece in its row
         pieces = np.repeat(first, counts) + number

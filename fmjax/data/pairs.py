@@ -10,6 +10,7 @@ from fmjax.core.errors import ConfigError, DataError
 from fmjax.data.cache import cached, digest
 from fmjax.data.corpora import TextFiles
 from fmjax.data.packing import aranges, gather
+from fmjax.data.source import ByRows
 from fmjax.data.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -17,7 +18,7 @@ LAYOUT = 1  # version of how a pair becomes a row
 LONG = ("fail", "truncate", "drop")
 
 
-class Pairs:
+class Pairs(ByRows):
     """Two fields of JSON lines as source and target, `eos` after each; random access.
 
     Rows hold tokens, segment_ids, positions of the source (source_length,) and targets, target_segment_ids,
@@ -42,6 +43,8 @@ class Pairs:
     Raises:
       ConfigError: a tokenizer without `eos`. DataError: a pair that is too long or has an empty side; it is named.
     """
+
+    unit = "pairs"
 
     def __init__(
         self,
@@ -94,16 +97,9 @@ class Pairs:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return {key: rows[0] for key, rows in self.rows(np.array([index])).items()}
-
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The pairs at `indices`, stacked."""
-        indices = np.asarray(indices, np.int64)
-        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
-            raise IndexError(f"pairs are numbered 0 to {len(self) - 1}")
+        indices = self.inside(indices)
         pairs = self._kept[indices]
         tokens, segments, positions = self._side("source", pairs, self.lengths[0])
         targets, target_segments, target_positions = self._side("target", pairs, self.lengths[1])

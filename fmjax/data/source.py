@@ -38,6 +38,28 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Mapping[str, Any]: ...
 
 
+class ByRows:
+    """Random access for a source that makes many examples at once: subclasses define `rows` and `__len__`."""
+
+    unit = "rows"  # what an example is called in errors
+
+    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        return {key: rows[0] for key, rows in self.rows(np.array([index])).items()}
+
+    def inside(self, indices: np.ndarray) -> np.ndarray:
+        """The indices as int64.
+
+        Raises:
+          IndexError: one that is out of range.
+        """
+        indices = np.asarray(indices, np.int64)
+        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
+            raise IndexError(f"{self.unit} are numbered 0 to {len(self) - 1}")
+        return indices
+
+
 class InMemory:
     """A source whose examples are rows of arrays (or of memory-mapped files).
 

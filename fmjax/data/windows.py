@@ -10,12 +10,13 @@ import numpy as np
 
 from fmjax.core.errors import ConfigError, DataError
 from fmjax.data.cache import digest
+from fmjax.data.source import ByRows
 from fmjax.data.tokenizer import Tokenizer
 
 LAYOUT = 1  # version of how documents are laid out in a stream and cut into windows
 
 
-class TokenWindows:
+class TokenWindows(ByRows):
     """A source of windows over token ids that lie in one or several arrays, memory-mapped or not.
 
     With `stride=None` the windows cover the stream: each token but the first is a target of weight 1 exactly once,
@@ -40,6 +41,8 @@ class TokenWindows:
     Raises:
       DataError: the stream is too short for one window.
     """
+
+    unit = "windows"
 
     def __init__(
         self,
@@ -77,16 +80,9 @@ class TokenWindows:
     def __len__(self) -> int:
         return self._rows
 
-    def __getitem__(self, index: int) -> dict[str, np.ndarray]:
-        if not 0 <= index < len(self):
-            raise IndexError(index)
-        return {key: rows[0] for key, rows in self.rows(np.array([index])).items()}
-
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The windows at `indices`, stacked."""
-        indices = np.asarray(indices, np.int64)
-        if indices.size and (indices.min() < 0 or indices.max() >= len(self)):
-            raise IndexError(f"windows are numbered 0 to {len(self) - 1}")
+        indices = self.inside(indices)
         starts = indices * self._step
         tokens = self._take(starts)
         weights = np.ones((len(indices), self.length), np.float32)

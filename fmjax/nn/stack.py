@@ -216,13 +216,12 @@ class Blocks(nn.Module, kw_only=True):
 
     def empty_blocks(self, batch: int, length: int) -> list:
         """The empty cache of every block."""
-        size = self.head_size or self.width // self.heads
-        return [empty_cache(batch, length, self.groups or self.heads, size, self.dtype) for _ in range(self.depth)]
+        groups = self.groups or self.heads
+        return [empty_cache(batch, length, groups, self._head_width, self.dtype) for _ in range(self.depth)]
 
     def block_flops(self, rows: int, queries: int, causal: bool, memory: int = 0) -> float:
         """Forward FLOPs of all blocks; `causal` counts only the half of the scores that is seen."""
-        size = self.head_size or self.width // self.heads
-        heads = (self.width, self.heads, self.groups or self.heads, size)
+        heads = (self.width, self.heads, self.groups or self.heads, self._head_width)
         own = attention_flops(rows, queries, queries, *heads, causal)
         cross = attention_flops(rows, queries, memory, *heads) if memory else 0.0
         inner = self.inner or 4 * self.width
@@ -234,6 +233,10 @@ class Blocks(nn.Module, kw_only=True):
             )
             mixed *= mixture.flops(self.width) - dense
         return self.depth * (own + cross + rows * queries * dense) + rows * queries * mixed
+
+    @property
+    def _head_width(self) -> int:
+        return self.head_size or self.width // self.heads
 
     def _is_mixed(self, block: int) -> bool:
         return self.experts > 0 and (block + 1) % self.experts_every == 0
