@@ -131,7 +131,7 @@ class LanguageModel(nn.Module):
         x, cache_out = self._stream(tokens, segment_ids, prefix, cache, train)
         return x if cache is None else (x, cache_out)
 
-    def head(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
+    def head(self, x: Float[Array, "... D"], train: bool = False) -> Float[Array, "... V"]:
         """Logits of hidden states."""
         return self.embed.attend(x) if self.tied else self.head_linear(x)
 
@@ -157,7 +157,7 @@ class LanguageModel(nn.Module):
         x = self.final_norm(x) if self.residual else x
         return x, None if out is None else {**out, "layers": layers}
 
-    def init_cache(self, batch: int, length: int) -> dict:
+    def init_cache(self, batch: int, length: int, slack: int = 0) -> dict:
         """The states before any token; plain arrays that do not grow with `length`, no weights needed."""
         layer = make_layer(self.cell, self.width, self.unroll, self.dtype, parent=None)
         cache = {"start": jnp.zeros((), jnp.int32), "layers": [layer.init_state(batch) for _ in range(self.depth)]}
@@ -238,11 +238,13 @@ class SequenceToSequence(nn.Module):
         memory = self.encode(tokens, segment_ids=segment_ids, train=train)
         return self._look(decoder_tokens, memory, segment_ids, decoder_segment_ids, None, train)[0]
 
-    def head(self, x: Float[Array, "... D"]) -> Float[Array, "... V"]:
+    def head(self, x: Float[Array, "... D"], train: bool = False) -> Float[Array, "... V"]:
         """Logits of hidden states."""
         return self.embed.attend(x) if self.tied else self.head_linear(x)
 
-    def encode(self, tokens: Int[Array, "B S"], *, segment_ids: Any = None, train: bool = False) -> jax.Array:
+    def encode(
+        self, tokens: Int[Array, "B S"], *, positions: Any = None, segment_ids: Any = None, train: bool = False
+    ) -> jax.Array:
         """The memory (B, S, D) that the decoder attends to."""
         x = self.drop(self.embed(tokens), deterministic=not train)
         for i in range(self.depth):
@@ -253,14 +255,19 @@ class SequenceToSequence(nn.Module):
     def decode(
         self,
         decoder_tokens: Int[Array, "B T"],
-        memory: Float[Array, "B S D"],
-        *,
+        memory: Float[Array, "B S D"] | None = None,
         segment_ids: Any = None,
+        *,
         decoder_segment_ids: Any = None,
         cache: dict | None = None,
         train: bool = False,
     ) -> Any:
-        """Logits over a memory; with a cache (logits, cache), a piece at a time as all at once."""
+        """Logits over a memory; with a cache (logits, cache), a piece at a time as all at once.
+
+        The cache keeps the memory, so that a later call need not give it again.
+        """
+        if cache is not None and memory is None:
+            memory, segment_ids = cache["memory"], cache["sources"]
         x, cache_out = self._look(decoder_tokens, memory, segment_ids, decoder_segment_ids, cache, train)
         return self.head(x) if cache is None else (self.head(x), cache_out)
 
@@ -285,9 +292,12 @@ class SequenceToSequence(nn.Module):
             weights = jnp.where(seen, weights, 0)  # who sees nothing gets zeros
         context = jnp.einsum("bts,bsd->btd", weights.astype(memory.dtype), memory)
         x = jnp.tanh(self.combine(jnp.concatenate([context, x], -1)))
-        return x, None if cache is None else {"start": cache["start"] + tokens.shape[1], "layers": layers}
+        if cache is None:
+            return x, None
+        sources = jnp.ones(memory.shape[:2], jnp.int32) if sources is None else sources
+        return x, {"start": cache["start"] + tokens.shape[1], "layers": layers, "memory": memory, "sources": sources}
 
-    def init_cache(self, batch: int, length: int) -> dict:
+    def init_cache(self, batch: int, length: int, slack: int = 0) -> dict:
         """The decoder's states before any token; they do not grow with `length`, no weights needed."""
         layer = make_layer(self.cell, self.width, self.unroll, self.dtype, parent=None)
         return {"start": jnp.zeros((), jnp.int32), "layers": [layer.init_state(batch) for _ in range(self.depth)]}

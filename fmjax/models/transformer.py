@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
+from fmjax.nn import cache as caches
 from fmjax.nn import masks
 from fmjax.nn.embedding import Embed, HashedNgrams
 from fmjax.nn.feed_forward import activation
@@ -71,8 +72,7 @@ class Decoder(Blocks, kw_only=True):
           cache: what `init_cache` makes, or an earlier call gave.
         """
         x, cache = self._stream(tokens, positions, segment_ids, prefix, cache, train)
-        logits = self.head(x)
-        return logits if cache is None else (logits, cache)
+        return self.head(x) if cache is None else (self.head(x), cache)
 
     def hidden(
         self,
@@ -81,10 +81,12 @@ class Decoder(Blocks, kw_only=True):
         positions: Int[Array, "B T"] | None = None,
         segment_ids: Int[Array, "B T"] | None = None,
         prefix: Int[Array, "B T"] | None = None,
+        cache: dict | None = None,
         train: bool = False,
-    ) -> Float[Array, "B T D"]:
-        """What the head reads: the normalised last stream."""
-        return self._stream(tokens, positions, segment_ids, prefix, None, train)[0]
+    ) -> Any:
+        """What the head reads, the normalised last stream (B, T, D); with a cache (that, cache)."""
+        x, cache = self._stream(tokens, positions, segment_ids, prefix, cache, train)
+        return x if cache is None else (x, cache)
 
     def head(self, x: Float[Array, "... D"], train: bool = False) -> Float[Array, "... V"]:
         """Logits of hidden states."""
@@ -96,14 +98,20 @@ class Decoder(Blocks, kw_only=True):
         x = self.embed(tokens)
         if self.embed_scale != 1.0:
             x = x * jnp.asarray(self.embed_scale, x.dtype)
+        if cache is not None:
+            cache, positions = caches.take(cache, tokens, positions, segment_ids)
         if self.ngrams:
             x = x + looked_back(self.ngram_embed, tokens, segment_ids, cache)
         x, blocks = self.run(x, positions, segment_ids, prefix, cache, train=train)
-        return x, None if cache is None else moved_on(cache, tokens, blocks)
+        return x, moved_on(cache, tokens, blocks)
 
-    def init_cache(self, batch: int, length: int) -> dict:
-        """An empty cache for `length` tokens; plain arrays, no weights needed."""
-        return empty_cache(batch, length, self.empty_blocks(batch, length))
+    def init_cache(self, batch: int, length: int, slack: int = 0) -> dict:
+        """An empty cache for `length` tokens; plain arrays, no weights needed.
+
+        Args:
+          slack: how many tokens `rewound` may take back.
+        """
+        return caches.begin(batch, length, self.empty_blocks(batch, length, slack), bool(self.ngrams))
 
     def flops(self, shapes: dict[str, tuple[int, ...]], causal: bool = False) -> float:
         """Forward FLOPs of a batch of `tokens` (B, T + 1); `causal` counts only the half of attention that is seen."""
@@ -288,17 +296,25 @@ class EncoderDecoder(Blocks, kw_only=True):
     def decode(
         self,
         decoder_tokens: Int[Array, "B T"],
-        memory: Float[Array, "B S D"],
+        memory: Float[Array, "B S D"] | None = None,
         segment_ids: Int[Array, "B S"] | None = None,
         *,
         cache: dict,
         train: bool = False,
     ) -> tuple[Float[Array, "B T V"], dict]:
-        """(logits, cache) of the tokens after those in the cache; `segment_ids` are 0 where the memory is padding."""
-        mask = None if segment_ids is None else (segment_ids > 0)[:, None, None]
-        x, blocks = self.decoder(
-            self._decoded(decoder_tokens, None, cache), cache=cache, memory=memory, memory_mask=mask, train=train
-        )
+        """(logits, cache) of the tokens after those in the cache.
+
+        Args:
+          memory: what `encode` gave; the first call needs it, later ones find what they need in the cache.
+          segment_ids: 0 where the memory is padding; needed as long as the memory.
+        """
+        if memory is not None:
+            whole = jnp.ones(memory.shape[:2], jnp.int32) if segment_ids is None else segment_ids
+            cache = {**cache, "memory": whole > 0}
+        mask = cache["memory"][:, None, None]
+        cache, positions = caches.take(cache, decoder_tokens, None, None)
+        x = self._decoded(decoder_tokens, None, cache)
+        x, blocks = self.decoder(x, positions=positions, cache=cache, memory=memory, memory_mask=mask, train=train)
         return self.head(x), moved_on(cache, decoder_tokens, blocks)
 
     def head(self, x: Float[Array, "... D"], train: bool = False) -> Float[Array, "... V"]:
@@ -313,9 +329,9 @@ class EncoderDecoder(Blocks, kw_only=True):
         x = self._embedded(tokens)
         return x + looked_back(self.decoder_ngram_embed, tokens, segment_ids, cache) if self.ngrams else x
 
-    def init_cache(self, batch: int, length: int) -> dict:
-        """An empty cache of the decoder for `length` tokens."""
-        return empty_cache(batch, length, self.empty_blocks(batch, length))
+    def init_cache(self, batch: int, length: int, slack: int = 0) -> dict:
+        """An empty cache of the decoder for `length` tokens; see Decoder."""
+        return caches.begin(batch, length, self.empty_blocks(batch, length, slack), bool(self.ngrams))
 
     def flops(self, shapes: dict[str, tuple[int, ...]], causal: bool = False) -> float:
         """Forward FLOPs of a batch of `tokens` (B, S) and `targets` (B, T)."""
@@ -324,23 +340,22 @@ class EncoderDecoder(Blocks, kw_only=True):
         return encoder + self.block_flops(B, T, causal, memory=S) + 2.0 * B * T * self.width * self.vocab
 
 
-def empty_cache(batch: int, length: int, blocks: list) -> dict:
-    """Nothing read yet; the tokens are kept for what looks back at them."""
-    return {"start": jnp.zeros((), jnp.int32), "tokens": jnp.zeros((batch, length), jnp.int32), "blocks": blocks}
-
-
-def moved_on(cache: dict, tokens: Int[Array, "B T"], blocks: list) -> dict:
+def moved_on(cache: dict | None, tokens: Int[Array, "B T"], blocks: list | None) -> dict | None:
     """The cache after these tokens."""
-    seen = jax.lax.dynamic_update_slice_in_dim(cache["tokens"], tokens.astype(jnp.int32), cache["start"], 1)
-    return {"start": cache["start"] + tokens.shape[1], "tokens": seen, "blocks": blocks}
+    return None if cache is None else {**cache, "start": cache["start"] + tokens.shape[1], "blocks": blocks}
 
 
 def looked_back(table: HashedNgrams, tokens: jax.Array, segment_ids: Any, cache: dict | None) -> jax.Array:
     """The rows of the n-grams that end at each token, those in the cache before it included."""
     if cache is None:
         return table(tokens, segment_ids)
-    rows = table(moved_on(cache, tokens, [])["tokens"])
-    return jax.lax.dynamic_slice_in_dim(rows, cache["start"], tokens.shape[1], 1)
+    back = max(table.orders) - 1
+
+    def last(x: jax.Array) -> jax.Array:
+        """The new places and those before them that matter."""
+        return jax.lax.dynamic_slice_in_dim(jnp.pad(x, ((0, 0), (back, 0))), cache["start"], back + tokens.shape[1], 1)
+
+    return table(last(cache["tokens"]), last(cache["segments"]))[:, back:]
 
 
 def looked_around(back: HashedNgrams, ahead: HashedNgrams, tokens: jax.Array, segment_ids: Any) -> jax.Array:

@@ -10,10 +10,10 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
 from fmjax.nn import masks
-from fmjax.nn.linear import Linear, compute_dtype, default_kernel
+from fmjax.nn.cache import Kept, Places, remember
+from fmjax.nn.linear import Linear, default_kernel
 from fmjax.nn.position import Rotary
 
-Cache = dict[str, jax.Array]  # {"key", "value"}: (B, L, G, K)
 CHUNK = 256  # queries at a time in the chunked backend
 
 
@@ -196,12 +196,17 @@ class Attention(nn.Module):
         x: Float[Array, "B T D"],
         positions: Int[Array, "B T"] | None = None,
         mask: Bool[Array, "b 1 t S"] | None = None,
-        cache: Cache | None = None,
-        start: Int[Array, ""] | None = None,
+        cache: Kept | None = None,
+        places: Places | None = None,
         memory: Float[Array, "B S M"] | None = None,
         bias: Float[Array, "b H t S"] | None = None,
         train: bool = False,
-    ) -> tuple[Float[Array, "B T D"], Cache | None]:
+    ) -> tuple[Float[Array, "B T D"], Kept | None]:
+        """What the values say, and the keys and values to keep.
+
+        With `places` the cache holds what the sequence said before; without them, what a memory says, which is then
+        not read again.
+        """
         D, H, G = x.shape[-1], self.heads, self.groups or self.heads
         if (self.size is None and D % H) or H % G:
             raise ConfigError(f"width {D} does not divide into {H} heads, or {H} heads into {G} groups")
@@ -211,18 +216,24 @@ class Attention(nn.Module):
         def project(name: str, heads: int, of: jax.Array) -> jax.Array:
             return Linear((heads, K), use_bias=biased, dtype=self.dtype, name=name)(of)
 
-        source = x if memory is None else memory
-        q_BTHK, k_BSGK, v_BSGK = project("query", H, x), project("key", G, source), project("value", G, source)
+        q_BTHK = project("query", H, x)
         if self.qk_norm:
             q_BTHK = nn.RMSNorm(epsilon=self.eps, dtype=q_BTHK.dtype, name="query_norm")(q_BTHK)
-            k_BSGK = nn.RMSNorm(epsilon=self.eps, dtype=k_BSGK.dtype, name="key_norm")(k_BSGK)
+        causal, window = self.causal, self.window
+        if cache is not None and places is None:
+            k_BSGK, v_BSGK = cache["key"], cache["value"]
+        else:
+            source = x if memory is None else memory
+            k_BSGK, v_BSGK = project("key", G, source), project("value", G, source)
+            if self.qk_norm:
+                k_BSGK = nn.RMSNorm(epsilon=self.eps, dtype=k_BSGK.dtype, name="key_norm")(k_BSGK)
         if self.rotary is not None and memory is None:
             q_BTHK, k_BSGK = self.rotary(q_BTHK, positions), self.rotary(k_BSGK, positions)
-        causal, window = self.causal, self.window
-        if cache is not None:  # the mask then says which cached places are seen
-            write = jax.lax.dynamic_update_slice_in_dim
-            cache = {"key": write(cache["key"], k_BSGK, start, 1), "value": write(cache["value"], v_BSGK, start, 1)}
-            k_BSGK, v_BSGK, causal, window = cache["key"], cache["value"], False, None
+        if places is not None:
+            k_BSGK, v_BSGK, cache, mask = remember(cache, k_BSGK, v_BSGK, places, window)
+            causal, window = False, None  # the mask says it all
+        elif memory is not None:
+            cache = {"key": k_BSGK, "value": v_BSGK}
         key = self.make_rng("dropout") if train and self.dropout else None
         out_BTHK = attend(
             q_BTHK, k_BSGK, v_BSGK, mask, causal, self.backend, bias=bias, window=window,
@@ -232,12 +243,6 @@ class Attention(nn.Module):
             out_BTHK
         )
         return out, cache
-
-
-def empty_cache(batch: int, length: int, groups: int, size: int, dtype: str | None) -> Cache:
-    """Room for the keys and values of `length` tokens."""
-    zeros = jnp.zeros((batch, length, groups, size), compute_dtype(dtype))
-    return {"key": zeros, "value": zeros}
 
 
 def attention_flops(

@@ -14,10 +14,11 @@ from fmjax.nn.attention import Attention
 from fmjax.nn.experts import MixtureOfExperts
 from fmjax.nn.feed_forward import FeedForward
 from fmjax.nn.linear import compute_dtype
+from fmjax.nn.norm import RMSNormOne
 from fmjax.nn.position import Rotary
 
-NORMS = {"rms": nn.RMSNorm, "layer": nn.LayerNorm}
-PLACES = ("pre", "post", "sandwich")
+NORMS = {"rms": nn.RMSNorm, "rms_one": RMSNormOne, "layer": nn.LayerNorm}
+ORDERS = ("pre", "post", "sandwich")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +53,7 @@ class BlockSpec:
     backend: str = "auto"
 
     def __post_init__(self) -> None:
-        for what, given, known in (("norm", self.norm, NORMS), ("norm_place", self.norm_place, PLACES)):
+        for what, given, known in (("norm", self.norm, NORMS), ("norm_place", self.norm_place, ORDERS)):
             if given not in known:
                 raise ConfigError(f"there is no {what} {given!r}; {did_you_mean(given, known)}")
 
@@ -99,14 +100,18 @@ class Block(nn.Module):
         mask: Any = None,
         bias: Any = None,
         cache: Any = None,
-        start: Any = None,
+        places: Any = None,
         memory: Any = None,
         memory_mask: Any = None,
         valid: Any = None,
         causal: bool | None = None,
         train: bool = False,
     ) -> tuple[Float[Array, "B T D"], Any]:
-        """The stream and the cache; a `causal` that is given goes before the block's own (a mask may say it all)."""
+        """The stream and the cache; a `causal` that is given goes before the block's own (a mask may say it all).
+
+        A cache is {"own": what this sequence said} and, once a memory was read, {"memory": what that says}; a later
+        call needs no memory.
+        """
         spec, causal = self.spec, self.causal if causal is None else causal
         # The branches of all blocks add to one stream; their sum keeps its size when each starts this small (GPT-2).
         small = nn.initializers.variance_scaling(0.5 / spec.depth, "fan_in", "truncated_normal")
@@ -116,16 +121,21 @@ class Block(nn.Module):
             eps=spec.eps, dtype=spec.dtype, out_init=small, backend=spec.backend,
         )  # fmt: skip
         own = attention(causal=causal, rotary=spec.rotary, window=spec.window, name="attention")
-        x, cache = self._add("attention", x, lambda h: own(h, positions, mask, cache, start, None, bias, train), train)
+        kept = None if cache is None else cache["own"]
+        look = partial(own, positions=positions, mask=mask, cache=kept, places=places, bias=bias, train=train)
+        x, kept = self._add("attention", x, look, train)
+        out = None if cache is None else {"own": kept}
         if self.cross:
             over = attention(rotary=None, name="cross_attention")
-            look = partial(over, mask=memory_mask, memory=memory, train=train)
-            x, _ = self._add("cross_attention", x, look, train)
+            kept = None if cache is None or memory is not None else cache["memory"]
+            look = partial(over, mask=memory_mask, memory=memory, cache=kept, train=train)
+            x, kept = self._add("cross_attention", x, look, train)
+            out = None if cache is None else {**out, "memory": kept}
         forward = partial(spec.forward_layer(small, "feed_forward"), train=train)
         if spec.experts:
             forward = partial(forward, valid=valid)
         x, _ = self._add("feed_forward", x, lambda h: (forward(h), None), train)
-        return x, cache
+        return x, out
 
     def _add(self, name: str, x: jax.Array, branch: Any, train: bool) -> tuple[jax.Array, Any]:
         """x + branch(x), with norms where they belong."""

@@ -10,8 +10,9 @@ from jaxtyping import Array, Float, Int
 
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
+from fmjax.nn import cache as caches
 from fmjax.nn import masks
-from fmjax.nn.attention import attention_flops, empty_cache
+from fmjax.nn.attention import attention_flops
 from fmjax.nn.block import Block, BlockSpec
 from fmjax.nn.embedding import Embed
 from fmjax.nn.experts import MixtureOfExperts
@@ -39,16 +40,18 @@ class Blocks(nn.Module, kw_only=True):
       head_size: numbers a head; None is width / heads.
       inner: width of the feed-forward; None is 4 x width.
       feed_forward: an activation, or swiglu, geglu, reglu.
-      norm: rms or layer.
+      norm: rms, rms_one (its scale is kept as the distance from one) or layer.
       norm_place: pre, post (which has no last norm) or sandwich.
       eps: of all norms.
       position: rotary, learned, sine, alibi, relative (T5's biases) or none.
       length: longest input; only learned positions need it.
       first_position: the row of the learned table that the first token gets (RoBERTa starts at 2).
       rope_base, rope_scaling, rope_factor, rope_length: see nn/position.py's Rotary.
+      rope_base_local: base of the blocks with a window, which are not stretched either; None is that of all.
       qk_norm: normalise queries and keys.
       use_bias: biases everywhere; `qkv_bias`: on queries, keys and values only.
       window: how many places back (and ahead) a token sees, itself included; None is all.
+      full_every: blocks from one that sees all to the next, which is the last of so many; 0 is a window in each.
       softcap: bound on the attention scores, see nn/attention.py.
       attention_scale: of the scores; None is 1 / sqrt(head size).
       embed_norm: normalise the embedded tokens.
@@ -82,10 +85,12 @@ class Blocks(nn.Module, kw_only=True):
     rope_scaling: str = "none"
     rope_factor: float = 1.0
     rope_length: int = 0
+    rope_base_local: float | None = None
     qk_norm: bool = False
     use_bias: bool = False
     qkv_bias: bool = False
     window: int | None = None
+    full_every: int = 0
     softcap: float | None = None
     attention_scale: float | None = None
     embed_norm: bool = False
@@ -117,7 +122,12 @@ class Blocks(nn.Module, kw_only=True):
                 raise ConfigError(f"there is no {what} {given!r}; {did_you_mean(given, known)}")
         if not 0 <= self.drop_path < 1:
             raise ConfigError(f"drop_path={self.drop_path} is a chance from 0 to below 1")
-        for what, differs in (("drop_path", self.drop_path > 0), ("experts_every", self.experts_every > 1)):
+        differing = {
+            "drop_path": self.drop_path > 0,
+            "experts_every": self.experts_every > 1,
+            "full_every": self.full_every > 1,
+        }
+        for what, differs in differing.items():
             if self.scan and differs:
                 raise ConfigError(f"scan needs blocks that are alike, and {what} makes them differ: unset one of them")
         self.causal, self.remat_policy = causal, policy
@@ -132,7 +142,11 @@ class Blocks(nn.Module, kw_only=True):
         kind = Block if policy == "none" else nn.remat(Block, policy=REMAT[policy], static_argnums=STATIC)
         self.one = Block(self.spec, causal, cross, parent=None)  # what a scan applies to the weights of every block
         for i in range(self.depth):
-            spec = self.spec if self._is_mixed(i) else dataclasses.replace(self.spec, experts=0)
+            window, turned = self._window(i), self.spec.rotary
+            if turned and window is not None and self.rope_base_local:
+                turned = Rotary(self.rope_base_local)
+            experts = self.experts if self._is_mixed(i) else 0
+            spec = dataclasses.replace(self.spec, experts=experts, window=window, rotary=turned)
             setattr(self, f"block_{i}", kind(spec, causal, cross, self.drop_path * i / max(self.depth - 1, 1)))
         if self.position == "learned":
             self.position_embed = Embed(self.length + self.first_position, self.width, dtype=self.dtype)
@@ -159,7 +173,7 @@ class Blocks(nn.Module, kw_only=True):
         B, T, _ = x.shape
         start = 0 if cache is None else cache["start"]
         if positions is None:
-            positions = jnp.broadcast_to(start + jnp.arange(T), (B, T))
+            positions = jnp.broadcast_to(jnp.arange(T), (B, T))
         if self.position == "learned":
             if self.length < T:
                 raise ConfigError(f"{T} tokens do not fit {self.length} learned positions: raise --config.model.length")
@@ -169,12 +183,13 @@ class Blocks(nn.Module, kw_only=True):
         if self.embed_norm:
             x = self.embedding_norm(x)
         x = self.drop(x, deterministic=not train)
-        keys, causal = T if cache is None else cache["blocks"][0]["key"].shape[1], self.causal
+        keys, causal, places = T, self.causal, None
         mask = None if segment_ids is None else masks.same_document(segment_ids)
         valid = None if segment_ids is None else segment_ids > 0
-        if cache is not None:
-            near = None if self.window is None else masks.near(T, keys, self.window, start)
-            mask, causal = masks.both(masks.behind(T, keys, start), near), False
+        if cache is not None:  # the blocks make their masks from the places
+            keys, mask, causal = cache["segments"].shape[1], None, False
+            places = caches.Places(start, cache["segments"], prefix)
+            valid = jax.lax.dynamic_slice_in_dim(cache["segments"], start, T, 1) > 0
         elif prefix is not None:
             mask, causal = masks.both(mask, masks.with_prefix(prefix)), False
         bias = None
@@ -192,7 +207,7 @@ class Blocks(nn.Module, kw_only=True):
             for i in range(self.depth):
                 layer = None if cache is None else cache["blocks"][i]
                 block = getattr(self, f"block_{i}")
-                x, layer = block(x, positions, mask, bias, layer, start, memory, memory_mask, valid, causal, train)
+                x, layer = block(x, positions, mask, bias, layer, places, memory, memory_mask, valid, causal, train)
                 blocks.append(layer)
         return (x if self.norm_place == "post" else self.final_norm(x)), blocks
 
@@ -214,10 +229,20 @@ class Blocks(nn.Module, kw_only=True):
             self.sow("losses", "scanned", loss.sum())
         return x
 
-    def empty_blocks(self, batch: int, length: int) -> list:
-        """The empty cache of every block."""
-        groups = self.groups or self.heads
-        return [empty_cache(batch, length, groups, self._head_width, self.dtype) for _ in range(self.depth)]
+    def empty_blocks(self, batch: int, length: int, slack: int) -> list:
+        """The empty cache of every block.
+
+        Raises:
+          ConfigError: more tokens than there are learned positions.
+        """
+        if self.position == "learned" and length > self.length:
+            raise ConfigError(
+                f"{length} tokens, the prompt and what is to be written, do not fit the model's {self.length} learned "
+                "positions: give a shorter prompt or ask for fewer tokens"
+            )
+        rings = self.position not in ("alibi", "relative")  # their biases are made for places in order
+        shape = (batch, length, self.groups or self.heads, self._head_width, self.dtype)
+        return [{"own": caches.empty(*shape, self._window(i) if rings else None, slack)} for i in range(self.depth)]
 
     def block_flops(self, rows: int, queries: int, causal: bool, memory: int = 0) -> float:
         """Forward FLOPs of all blocks; `causal` counts only the half of the scores that is seen."""
@@ -237,6 +262,10 @@ class Blocks(nn.Module, kw_only=True):
     @property
     def _head_width(self) -> int:
         return self.head_size or self.width // self.heads
+
+    def _window(self, block: int) -> int | None:
+        full = self.full_every > 0 and (block + 1) % self.full_every == 0
+        return None if full else self.window
 
     def _is_mixed(self, block: int) -> bool:
         return self.experts > 0 and (block + 1) % self.experts_every == 0
