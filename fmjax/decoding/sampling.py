@@ -1,7 +1,8 @@
-"""Sampling: a language model continues a text, one token at a time, in one compiled loop over its cache."""
+"""Sampling: a language model continues texts, one token at a time, in one compiled loop over its cache."""
 
 import dataclasses
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,77 +10,69 @@ import jax.numpy as jnp
 from fmjax.core.errors import ConfigError
 from fmjax.core.nets import Net
 from fmjax.core.types import Batch
+from fmjax.decoding import reading
+from fmjax.decoding.choosing import Choice, count
 
 
 @dataclasses.dataclass(frozen=True)
-class Sampler:
-    """Continues every row of `tokens` (B, P); callable as `(nets, batch) -> {"tokens": (B, length)}`.
+class Sampler(Choice):
+    """Continues every row of `tokens` (B, P), or writes what an encoder-decoder makes of it; see `Choice`.
 
-    The batch may hold `seed`, an integer scalar: the same seed, weights and prompt give the same text.
+    Callable as `(nets, batch) -> {"tokens": (B, length)}`. Rows of different lengths are padded, with `segment_ids` 0,
+    on either side. The batch may hold `seed`, an integer scalar: the same seed, weights and prompts give the same
+    texts. The loop ends when every row has. `begin` and `more` do the same a few tokens at a time, for streaming.
 
     Attributes:
-      length: tokens to add.
-      temperature: logits are divided by it; 0 takes the most likely token.
-      top_k: only the k most likely tokens; 0 is all.
-      top_p: only the most likely tokens that together have this probability (arXiv 1904.09751); 1 is all.
+      length: tokens to write at most.
       eos: once drawn, the rest of the row is this token.
+      start: what the decoder of an encoder-decoder reads first.
+      prefix: the tokens of a prompt all see each other (prefix language models).
     """
 
     length: int = 256
-    temperature: float = 0.8
-    top_k: int = 0
-    top_p: float = 1.0
     eos: int | None = None
+    start: int = 0
+    prefix: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.length < 1:
             raise ConfigError(f"length is {self.length}: ask for one token or more")
-        if self.temperature < 0 or self.top_k < 0 or not 0 < self.top_p <= 1:
-            raise ConfigError(
-                f"temperature {self.temperature}, top_k {self.top_k}, top_p {self.top_p}: "
-                "want temperature >= 0, top_k >= 0 and 0 < top_p <= 1"
-            )
 
     def __call__(self, nets: Mapping[str, Net], batch: Batch) -> dict[str, jax.Array]:
-        net, prompt = nets["model"], batch["tokens"].astype(jnp.int32)
-        if not hasattr(net.module, "init_cache"):
-            raise ConfigError(
-                f"{type(net.module).__name__} is no language model with a cache: it cannot continue a text"
-            )
-        rows, given = prompt.shape
-        logits, cache = net(prompt, cache=net.module.init_cache(rows, given + self.length))
-        keys = jax.random.split(jax.random.key(batch.get("seed", 0)), self.length)
+        return {"tokens": self.more(nets, self.begin(nets, batch), self.length)[1]}
 
-        def one(carry: tuple, key: jax.Array) -> tuple[tuple, jax.Array]:
-            last, cache, done = carry
-            token = self.draw(last, key)
+    def begin(self, nets: Mapping[str, Net], batch: Batch) -> dict[str, Any]:
+        """The prompts read; what `more` goes on from."""
+        logits, cache, tokens, real = reading.begin(nets["model"], batch, self.length, self.start, prefix=self.prefix)
+        self.fits(logits.shape[-1])
+        state = {"logits": logits, "cache": cache, "done": jnp.zeros(len(tokens), bool), "made": jnp.zeros((), int)}
+        state["key"] = jax.random.key(batch.get("seed", 0))
+        if self.repetition_penalty != 1:
+            state["seen"] = count(jnp.zeros(logits.shape, jnp.int32), tokens, real)
+        return state
+
+    def more(self, nets: Mapping[str, Net], state: dict[str, Any], length: int) -> tuple[dict[str, Any], jax.Array]:
+        """(state, the next tokens (B, length)); rows that have ended, and all once all have, are filled up."""
+        filler = 0 if self.eos is None else self.eos
+        out = jnp.full((len(state["done"]), length), filler, jnp.int32)
+
+        def goes_on(carry: tuple) -> jax.Array:
+            i, state, _ = carry
+            return (i < length) & ~state["done"].all()
+
+        def one(carry: tuple) -> tuple:
+            i, state, out = carry
+            token = self.draw(state["logits"], jax.random.fold_in(state["key"], state["made"]), state.get("seen"))
+            state = dict(state)
             if self.eos is not None:
-                token = jnp.where(done, self.eos, token)
-                done = done | (token == self.eos)
-            logits, cache = net(token[:, None], cache=cache)
-            return (logits[:, -1], cache, done), token
+                token = jnp.where(state["done"], self.eos, token)
+                state["done"] = state["done"] | (token == self.eos)
+            if "seen" in state:
+                state["seen"] = count(state["seen"], token[:, None])
+            logits, state["cache"] = reading.more(nets["model"], token[:, None], state["cache"])
+            state |= {"logits": logits[:, -1], "made": state["made"] + 1}
+            return i + 1, state, jax.lax.dynamic_update_slice_in_dim(out, token[:, None], i, 1)
 
-        start = (logits[:, -1], cache, jnp.zeros(rows, bool))
-        return {"tokens": jax.lax.scan(one, start, keys)[1].T}
-
-    def draw(self, logits: jax.Array, key: jax.Array) -> jax.Array:
-        """One token a row, (B,), from logits (B, V).
-
-        Raises:
-          ConfigError: top_k is larger than the vocabulary.
-        """
-        if self.top_k > logits.shape[-1]:
-            raise ConfigError(f"top_k is {self.top_k}, and the vocabulary has {logits.shape[-1]} tokens")
-        if self.temperature == 0:
-            return logits.argmax(-1).astype(jnp.int32)
-        logits = logits.astype(jnp.float32) / self.temperature
-        if self.top_k:
-            floor = jax.lax.top_k(logits, self.top_k)[0][:, -1:]
-            logits = jnp.where(logits < floor, -jnp.inf, logits)
-        if self.top_p < 1:
-            ordered = jnp.sort(logits, axis=-1, descending=True)
-            probabilities = jax.nn.softmax(ordered, axis=-1)
-            kept = jnp.cumsum(probabilities, axis=-1) - probabilities < self.top_p  # the first is always kept
-            floor = jnp.where(kept, ordered, jnp.inf).min(-1, keepdims=True)
-            logits = jnp.where(logits < floor, -jnp.inf, logits)
-        return jax.random.categorical(key, logits, axis=-1).astype(jnp.int32)
+        _, state, out = jax.lax.while_loop(goes_on, one, (jnp.zeros((), int), state, out))
+        return state, out
