@@ -1,8 +1,10 @@
 """What a family of models is: a table of weights, a table of options, and the ways through them in both directions."""
 
 import dataclasses
+import functools
 import math
 import re
+import types
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -12,7 +14,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fmjax.core.config import build, call
+from fmjax.core.config import build, call, hints, members
 from fmjax.core.errors import CheckpointError, ConfigError
 from fmjax.core.trees import flatten
 from fmjax.interop.layouts import Row, Shape, expand
@@ -27,6 +29,8 @@ ONLY_WITH = {
     ("length", "first_position"): lambda f: f["position"] == "learned",
     ("rope_base", "rope_scaling", "rope_factor", "rope_length", "rope_base_local"): lambda f: f["position"] == "rotary",
     ("experts_top", "experts_shared", "experts_every", "experts_capacity"): lambda f: f["experts"] > 0,
+    ("rope_length",): lambda f: f["rope_scaling"] in ("yarn", "llama3"),
+    ("rope_factor",): lambda f: f["rope_scaling"] != "none",
     ("buckets",): lambda f: bool(f["ngrams"]),
     ("qkv_bias",): lambda f: not f["use_bias"],
     ("full_every", "rope_base_local"): lambda f: f["window"] is not None,
@@ -48,6 +52,7 @@ class Family:
       aliases: {tensor: the one that it repeats}; `repeats`: more of them, when output weights are tied.
       skips: regular expressions of tensors that hold no weights.
       rename: older names -> those of today.
+      defaults: lines to write that a caller may know better.
     """
 
     name: str
@@ -62,6 +67,7 @@ class Family:
     repeats: Mapping[str, str] = dataclasses.field(default_factory=dict)
     skips: tuple[str, ...] = ()
     rename: Callable[[str], str] = str
+    defaults: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def tensors(self, folder: Any) -> Tensors:
         """The tensors of a folder, under the names of the table."""
@@ -73,7 +79,12 @@ class Family:
         Raises:
           ConfigError: an option that fmjax has not.
         """
-        return call(self.model, **read_options(self.options, config, tensors))
+        fields, kinds_of = read_options(self.options, config, tensors), hints(self.model.func)
+        for field, value in fields.items():
+            kinds = members(kinds_of[field])
+            if type(value) not in kinds and not (type(value) is int and float in kinds):
+                raise ConfigError(f"{field} (in our words) is {value!r}, which is no {kinds_of[field]}")
+        return call(self.model, **fields)
 
     def config(self, fields: Mapping[str, Any]) -> Json:
         """The config.json of a model, its architecture not yet said."""
@@ -140,7 +151,7 @@ class Family:
         """
         ours, flat = shapes(module), flatten(params)
         given = {address: tuple(np.shape(leaf)) for address, leaf in flat.items()}
-        if given != ours:
+        if given != dict(ours):
             odd = sorted(a for a in given.keys() | ours.keys() if given.get(a) != ours.get(a))
             raise CheckpointError(f"the weights are not those of the model: {listed(odd)}")
         rows = expand(self.rows, ours)
@@ -187,12 +198,14 @@ def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in out.items() if k not in FREE | unused}
 
 
-def shapes(module: nn.Module) -> dict[str, Shape]:
+@functools.lru_cache(maxsize=16)
+def shapes(module: nn.Module) -> Mapping[str, Shape]:
     """{address: shape} of a module's weights, without making them."""
     tokens = jax.ShapeDtypeStruct((1, 2), np.int32)
     inputs = (tokens, tokens) if hasattr(module, "encoder_depth") else (tokens,)
     variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
-    return {address: tuple(leaf.shape) for address, leaf in flatten(variables["params"]).items()}
+    flat = flatten(variables["params"])
+    return types.MappingProxyType({address: tuple(leaf.shape) for address, leaf in flat.items()})
 
 
 def nested(flat: Mapping[str, Any]) -> dict[str, Any]:

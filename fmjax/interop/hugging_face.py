@@ -78,7 +78,8 @@ def save(
     architecture, shapes, tensor = family.written(module, params)
     if odd := sorted((kept or {}).keys() - NEUTRAL):
         raise ConfigError(f"these lines of config.json follow from the model and cannot be kept: {', '.join(odd)}")
-    config = {"architectures": [architecture], **(kept or {}), **family.config(fields_of(module)), "torch_dtype": dtype}
+    config = {"architectures": [architecture], **family.defaults, **(kept or {})}
+    config |= {**family.config(fields_of(module)), "torch_dtype": dtype}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if there := sorted(path.name for path in folder.iterdir()):

@@ -1,7 +1,7 @@
 """How one weight lies in two files: reversible ways from an array of ours to one of theirs, and back."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -71,12 +71,12 @@ class Row(NamedTuple):
     def addresses(self) -> tuple[str, ...]:
         return (self.address,) if isinstance(self.address, str) else self.address
 
-    def shape(self, ours: dict[str, Shape]) -> Shape:
+    def shape(self, ours: Mapping[str, Shape]) -> Shape:
         """The shape of the tensor, given those of all weights."""
         each = [self.layout.shape(ours[a]) for a in self.addresses]
         return (*each[0][:-1], sum(s[-1] for s in each)) if each[0] else each[0]
 
-    def read(self, tensor: np.ndarray, ours: dict[str, Shape]) -> dict[str, np.ndarray]:
+    def read(self, tensor: np.ndarray, ours: Mapping[str, Shape]) -> dict[str, np.ndarray]:
         """{address: weight} of a tensor that has the right shape."""
         ends = np.cumsum([self.layout.shape(ours[a])[-1] for a in self.addresses])[:-1]
         parts = np.split(tensor, ends, axis=-1) if len(ends) else [tensor]
@@ -88,7 +88,7 @@ class Row(NamedTuple):
         return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1))
 
 
-def expand(rows: tuple[Row, ...], ours: dict[str, Shape]) -> list[Row]:
+def expand(rows: tuple[Row, ...], ours: Mapping[str, Shape]) -> list[Row]:
     """The rows that count for a model with these weights, {i} counted out."""
     out = []
     for row in rows:

@@ -79,11 +79,6 @@ def fixed(**values: Any) -> Option:
     return Option(tuple(values), read, lambda _: {})
 
 
-def constant(**lines: Any) -> Option:
-    """Lines to write that say nothing when read."""
-    return Option(tuple(lines), lambda *_: {}, lambda _: dict(lines))
-
-
 def ignored(*keys: str) -> Option:
     """Lines of this family that say nothing about the function."""
     return Option(keys, lambda *_: {}, lambda _: {})

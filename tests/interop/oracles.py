@@ -7,13 +7,13 @@ import numpy as np
 import torch
 import transformers
 
-LLAMA = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+LLAMA = dict(vocab_size=61, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
              num_key_value_heads=2, max_position_embeddings=64)  # fmt: skip
 GEMMA = {**LLAMA, "head_dim": 16}
-BERT = dict(vocab_size=61, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=4,
+BERT = dict(vocab_size=61, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=4,
             max_position_embeddings=40)  # fmt: skip
-GPT2 = dict(vocab_size=61, n_positions=40, n_embd=32, n_layer=2, n_head=4)
-T5 = dict(vocab_size=61, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4, decoder_start_token_id=0)
+GPT2 = dict(vocab_size=61, n_positions=40, n_embd=16, n_layer=2, n_head=4)
+T5 = dict(vocab_size=61, d_model=16, d_kv=4, d_ff=24, num_layers=2, num_heads=4, decoder_start_token_id=0)
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 16, "rope_theta": 1e4}
 LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
           "original_max_position_embeddings": 16, "rope_theta": 5e5}  # fmt: skip
@@ -57,7 +57,7 @@ def make(case: str, folder: Path | None = None, **more: Any) -> Any:
             if getattr(model, key, None) is not None and name.startswith("T5"):
                 getattr(model, key).weight.mul_(0.3)
         if case == "t5_v11":  # transformers ties them unless they differ in the file
-            model.lm_head.weight = torch.nn.Parameter(torch.randn(61, 32) * 0.2)
+            model.lm_head.weight = torch.nn.Parameter(torch.randn_like(model.shared.weight) * 0.2)
     if folder is not None:
         model.save_pretrained(folder)
     return model

@@ -6,7 +6,7 @@ from typing import Any
 
 from fmjax.interop.family import Absent, Family
 from fmjax.interop.layouts import INTO, OUT_OF_HEADS, Row
-from fmjax.interop.options import Json, Option, constant, fixed, ignored, option
+from fmjax.interop.options import Json, Option, fixed, ignored, option
 from fmjax.models.transformer import EncoderDecoder
 
 QKV = (("q", "query"), ("k", "key"), ("v", "value"))
@@ -104,8 +104,7 @@ OPTIONS = (
     forward(),
     output(),
     fixed(relative_attention_num_buckets=32, relative_attention_max_distance=128, is_decoder=False),
-    constant(is_encoder_decoder=True, pad_token_id=0, eos_token_id=1, decoder_start_token_id=0),
-    ignored("n_positions", "output_past"),
+    ignored("n_positions", "output_past", "is_encoder_decoder"),
 )
 ROWS = (
     Row("shared.weight", "embed/embedding"),
@@ -117,5 +116,6 @@ T5 = Family(
     "t5", partial(EncoderDecoder, position="relative", norm="rms", attention_scale=1.0), ROWS, OPTIONS,
     lambda fields: "T5ForConditionalGeneration", repeats={"lm_head.weight": "shared.weight"},
     aliases={"encoder.embed_tokens.weight": "shared.weight", "decoder.embed_tokens.weight": "shared.weight"},
+    defaults={"is_encoder_decoder": True, "pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0},
     skips=(r"EncDecAttention\.relative_attention_bias",),  # of the first releases; never used
 )  # fmt: skip
