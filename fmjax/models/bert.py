@@ -10,6 +10,8 @@ bert_base = partial(
     attention_dropout=0.1,
 )  # fmt: skip
 bert_large = partial(bert_base, width=1024, depth=24, heads=16)
+# MiniLM (arXiv 2002.10957) as the sentence encoder all-MiniLM-L6-v2 has it: every second block of twelve, and no head.
+minilm_l6 = partial(bert_base, width=384, depth=6, inner=1536, output="none")
 
 # Positions start after the id of padding, 1; one kind of sentence; no pairs.
 roberta_base = partial(bert_base, vocab=50265, eps=1e-5, first_position=2, token_types=1, pairs=False)

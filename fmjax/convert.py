@@ -1,0 +1,113 @@
+"""Write a model for Hugging Face: python -m fmjax.convert --source=RUN|FOLDER|HUB_ID --out=FOLDER.
+
+The folder holds model.safetensors, config.json and, where it can, the tokenizer: `from_pretrained(FOLDER)` of
+transformers loads it, and so does everything here that takes weights.
+"""
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from fmjax.core.errors import CheckpointError, ConfigError, exits
+
+HELP = """\
+families: gpt2, llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, bert, roberta, t5. A model with options that
+none of them has (n-grams, experts, ALiBi, ...) is refused, and the options are named.
+
+examples:
+  python -m fmjax.convert --source=runs/gpt --out=for_transformers/gpt
+  python -m fmjax.convert --source=downloads/llama --out=llama_bf16 --dtype=bfloat16 --shard_size=2GB"""
+
+
+def arguments(argv: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        "python -m fmjax.convert",
+        description="Write a run's model, or one of a Hugging Face folder, as a Hugging Face folder.",
+        epilog=HELP,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--source", required=True, metavar="PATH", help="a run folder, a Hugging Face folder, or the id of a hub model")
+    add("--out", required=True, metavar="FOLDER", help="the folder to make")
+    add("--dtype", default="float32", help="of the weights: float32 (default) or bfloat16")
+    add("--shard_size", metavar="SIZE", help="of a file, such as 2GB (default: all in one file)")
+    add("--step", type=int, metavar="N", help="the checkpoint of a run (default: the latest)")
+    add("--net", metavar="NAME", help="which of a run's models, where it has several")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Write the folder, whole or not at all."""
+    args = arguments(argv)
+    from fmjax import convert_tokenizer
+    from fmjax.data.atomic import atomic_folder
+    from fmjax.interop import hugging_face, tensors
+
+    out = Path(args.out)
+    if args.shard_size is not None:
+        tensors.size_in_bytes(args.shard_size)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise CheckpointError(f"{out} holds something already: choose another --out")
+    is_run = _is_run(Path(args.source))
+    for flag, value in (("--step", args.step), ("--net", args.net)):
+        if value is not None and not is_run:
+            raise ConfigError(f"{flag} is for a run, and {args.source} is none")
+    if is_run:
+        module, params, kept, tokenizer = _of_run(args)
+    else:
+        module, params = hugging_face.load(args.source)
+        kept, tokenizer = hugging_face.kept(args.source), hugging_face.locate(args.source)
+    family = hugging_face.family_of(module)
+    convert_tokenizer.fits(tokenizer, module, family.name)
+    try:
+        with atomic_folder(out) as new:
+            total = hugging_face.save(new, module, params, dtype=args.dtype, shard_size=args.shard_size, kept=kept)
+            files = len(list(new.glob("*.safetensors")))
+            missing = convert_tokenizer.write(new, tokenizer, module)
+    except OSError as error:
+        raise CheckpointError(f"cannot write {out}: {error.strerror}") from None
+    print(
+        f"{out}: a {family.name} model of {total // tensors.DTYPES[args.dtype].itemsize:,} numbers in {args.dtype}, "
+        f"{total / 1e6:,.1f} MB in {files} file{'s' * (files > 1)}"
+    )
+    print(f"tokenizer: {missing}" if missing else "tokenizer: saved with it")
+    return 0
+
+
+def _is_run(path: Path) -> bool:
+    from fmjax.interop import hugging_face
+
+    return (path / "config.json").is_file() and not hugging_face.is_folder(path)
+
+
+def _of_run(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any], Any]:
+    """(module, weights, lines of config.json, tokenizer or None) of a run."""
+    import jax
+
+    from fmjax import run_tokenizer
+    from fmjax.core.config import did_you_mean
+    from fmjax.run import Run
+
+    run = Run.load(args.source, args.step)
+    nets = run.nets()
+    name = args.net or next(iter(nets))
+    if name not in nets or (len(nets) > 1 and not args.net):
+        hint = did_you_mean(name, nets) if args.net else f"there is {', '.join(nets)}"
+        raise ConfigError(f"say which of the run's models with --net: {hint}")
+    tokenizers = run_tokenizer.of(run.parts.data.source)
+    if len(tokenizers) > 1:
+        raise ConfigError(
+            f"{args.source} has a tokenizer for each side ({', '.join(tokenizers)}), and a folder of transformers has "
+            "one: train with one for both"
+        )
+    tokenizer = next(iter(tokenizers.values()), None)
+    special = tokenizer.special if tokenizer else {}
+    kept = {f"{part}_token_id": special[part] for part in ("bos", "eos", "pad", "sep") if part in special}
+    start = run.config.objective.get("start") if "objective" in run.config else None
+    if hasattr(nets[name].module, "encoder_depth") and start is not None:
+        kept["decoder_start_token_id"] = start
+    return nets[name].module, jax.device_get(nets[name].params), kept, tokenizer
+
+
+if __name__ == "__main__":
+    exits(main)()

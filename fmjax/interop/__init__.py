@@ -1,0 +1,1 @@
+"""Weights from elsewhere, and back: Hugging Face folders, from one table a family."""
