@@ -4,6 +4,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import flax.linen as nn
 import jax
 import numpy as np
 from ml_collections import ConfigDict
@@ -44,6 +45,7 @@ def complete(config: ConfigDict) -> ConfigDict:
         "nan": call(Nan),
         "log": call(Log),
         "early_stop": placeholder(object),
+        "init": placeholder(object),
     }
     known = {*REQUIRED, *defaults, *(name for pair in ONE_OF for name in pair)}
     for key in config:
@@ -118,6 +120,10 @@ def assemble(
         merge=merge,
         load=load,
     )
+    if config.init is not None:
+        program.initial = build(config.init, "config.init")
+        if not program.initial.any_tokenizer:
+            run_tokenizer.spoken(data.source, program.initial)
     program.check(program.example)
     evaluators = {name: build(node, f"config.evals.{name}") for name, node in config.evals.items()}
     for name, evaluator in evaluators.items():
@@ -180,9 +186,12 @@ def _in_dtype(module: Any, dtype: str) -> Any:
         raise ConfigError(f"--config.dtype={dtype}: no such dtype; write float32 or bfloat16") from None
     if dtype == "float32" or getattr(module, "dtype", None) is not None:
         return module
+    inner = {
+        k: _in_dtype(v, dtype) for k, v in vars(module).items() if isinstance(v, nn.Module) and k not in ("parent",)
+    }
     if not hasattr(module, "dtype"):
         raise ConfigError(f"--config.dtype={dtype}: {type(module).__name__} computes in float32 only")
-    return module.clone(dtype=dtype)
+    return module.clone(dtype=dtype, **inner)
 
 
 def flops_per_step(program: Program) -> float | None:

@@ -21,6 +21,8 @@ from fmjax.core.fingerprint import config_hash
 from fmjax.core.types import Tree
 from fmjax.sharding.devices import peak_flops
 from fmjax.training.checkpoint import Checkpoints
+from fmjax.training.checkpoint_folder import steps as steps_on_disk
+from fmjax.training.digest import of as digest_of
 from fmjax.training.folder import RunFolder, environment, git_sha
 from fmjax.training.loop import Hook, Loop
 from fmjax.training.state import NOTHING, State
@@ -142,6 +144,8 @@ def fit(
     if early_stop and early_stop.restore:  # the checkpoint to come back to is the one to keep
         policy = dataclasses.replace(policy, best=early_stop.metric, mode=early_stop.mode)
     parts.program.metric_names  # noqa: B018 - a step that cannot be traced fails before anything is written
+    fresh = home is None or not steps_on_disk(home.checkpoints)
+    began_from = {"path": config.init.path, "digest": digest_of(parts.program.given)} if fresh and config.init else None
     writers: list[Any] = []
     checkpoints = None
     if home:
@@ -150,6 +154,8 @@ def fit(
             run_tokenizer.agree(home.path, parts.data.source)
         elif home.writes:
             home.begin(config, changed, environment())
+            if began_from:
+                home.write_json(home.path / "init.json", began_from)
         checkpoints = Checkpoints(home.checkpoints, policy)
         if home.writes:
             writers.append(JsonLines(home.metrics))

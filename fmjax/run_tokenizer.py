@@ -83,6 +83,21 @@ def agree(folder: Path, source: Any, manifest: Mapping[str, Any] | None = None) 
                 )
 
 
+def spoken(source: Any, initial: Any) -> None:
+    """Refuse data in other tokens than those that the weights to start from were trained on.
+
+    Raises:
+      ConfigError: says how to take the right ones, or to go on all the same.
+    """
+    data, own = of(source), initial.speaks()
+    if own is not None and data and all(one.fingerprint != own.fingerprint for one in data.values()):
+        raise ConfigError(
+            f"--config.init: the weights in {initial.path} speak the {_say(own)} tokenizer, and the data "
+            f"{_say(next(iter(data.values())))}: give the data pretrained.tokenizer(path), or set "
+            "--config.init.any_tokenizer=True"
+        )
+
+
 def keep(folder: Path, source: Any) -> None:
     """Save the tokenizer in a run's folder, where it is not there yet.
 

@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax.core.trees import flatten
+
 BLOCK = 1 << 15  # words at a time on the host, so that the intermediates stay in cache
 
 
@@ -35,6 +37,13 @@ def combine(leaves: Mapping[str, Mapping[str, Any]]) -> str:
     """One digest of a whole tree from {address: {"shape", "dtype", "digest"}}; 32 hex digits."""
     lines = (f"{name} {leaf['dtype']} {list(leaf['shape'])} {leaf['digest']}\n" for name, leaf in leaves.items())
     return hashlib.sha256("".join(sorted(lines)).encode()).hexdigest()[:32]
+
+
+def of(tree: Any) -> str:
+    """One digest of a tree of arrays; 32 hex digits."""
+    flat = flatten(tree)
+    found = digests(flat)
+    return combine({k: {"dtype": str(x.dtype), "shape": x.shape, "digest": found[k]} for k, x in flat.items()})
 
 
 def _hold(x: Any) -> Any:

@@ -18,7 +18,7 @@ from fmjax.core.nets import Net, Objective
 from fmjax.core.types import Batch, Mean, Tree
 from fmjax.sharding.mesh import replicated, row_sharding, row_shards
 from fmjax.sharding.rules import shard_like, shard_params
-from fmjax.training.state import Merge, State, begin, bind
+from fmjax.training.state import NOTHING, Merge, State, begin, bind, replaced
 from fmjax.training.step import make_step
 
 HOST_ONLY = ("text",)
@@ -46,6 +46,7 @@ class Program:
       seed: of the run; weights, dropout and everything random on the device follow from it.
       sharding: recipe of sharding/rules.py.
       frozen, merge, load: see training/state.py.
+      initial: has `read(params) -> {net: {address: array}}`, weights from elsewhere that replace fresh ones.
       example: one global host batch, for shapes.
     """
 
@@ -63,6 +64,7 @@ class Program:
     frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     merge: Merge = dataclasses.field(default_factory=dict)
     load: Callable[[dict], dict] | None = None
+    initial: Any = None
 
     def __post_init__(self) -> None:
         if self.ema is not None and not 0 <= self.ema < 1:
@@ -86,11 +88,14 @@ class Program:
             for k, v in _on_device(self.example).items()
         }
 
-    def _begin(self, batch: Batch, rng: jax.Array, frozen: Tree) -> State:
+    def _begin(self, batch: Batch, rng: jax.Array, frozen: Tree, given: Tree = NOTHING) -> State:
+        def load(params: dict) -> dict:
+            params = replaced(params, given)
+            return self.load(params) if self.load else params
+
         return begin(
-            self.modules, self.objective, self.optimizers, batch, rng, frozen, self.merge,
-            self.load or (lambda params: params), self.ema is not None,
-        )  # fmt: skip
+            self.modules, self.objective, self.optimizers, batch, rng, frozen, self.merge, load, self.ema is not None
+        )
 
     @cached_property
     def abstract(self) -> State:
@@ -111,7 +116,12 @@ class Program:
         start = jax.jit(self._begin, out_shardings=self.shardings)
         rows = self.local_rows(len(next(iter(self.example.values()))))
         mine = {k: v[rows] for k, v in self.example.items()}
-        return start(self.put(mine), jax.random.key(self.seed), dict(self.frozen))
+        return start(self.put(mine), jax.random.key(self.seed), dict(self.frozen), self.given)
+
+    @cached_property
+    def given(self) -> dict[str, dict[str, Any]]:
+        """{net: {address: array}} of the weights that do not begin fresh; read when first asked for."""
+        return {} if self.initial is None else self.initial.read(self.abstract.params)
 
     def put(self, batch: Mapping[str, np.ndarray]) -> Batch:
         """A host batch (this process's rows) as device arrays, rows split over the mesh."""

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from fmjax.core.errors import ConfigError
 from fmjax.core.nets import Net, Objective
+from fmjax.core.trees import map_with_address
 from fmjax.core.types import Batch, Tree
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
@@ -65,6 +66,16 @@ def init_weights(
         if kept := {k: v for k, v in made.items() if k not in ("params", "losses")}:
             mutable[name] = kept
     return params, mutable
+
+
+def replaced(params: Mapping[str, Tree], given: Mapping[str, Mapping[str, Any]]) -> dict[str, Tree]:
+    """{net: weights} with those in `given`, {net: {address: array}}, in their places."""
+
+    def own(net: str, tree: Tree) -> Tree:
+        new = given.get(net, {})
+        return map_with_address(lambda name, x: jnp.asarray(new[name], x.dtype) if name in new else x, tree)
+
+    return {net: own(net, tree) for net, tree in params.items()}
 
 
 def begin(

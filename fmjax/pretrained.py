@@ -1,0 +1,239 @@
+"""Start from what was trained: a run folder, a Hugging Face folder, or a hub id, all under one name for configs.
+
+`model(path)` is the call of the model, `tokenizer(path)` that of its tokenizer, `weights` goes under `config.init`.
+"""
+
+import dataclasses
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from fmjax.core import trees
+from fmjax.core.config import build, call, did_you_mean
+from fmjax.core.errors import CheckpointError, ConfigError, DataError
+from fmjax.core.types import Tree
+from fmjax.data import tokenizers
+from fmjax.data.tokenizer import Tokenizer
+from fmjax.interop import hugging_face
+from fmjax.training import checkpoint_folder
+from fmjax.training.checkpoint import Checkpoints
+from fmjax.training.folder import RunFolder
+
+log = logging.getLogger(__name__)
+INNER = "backbone/"  # where a model with a head keeps the model it stands on
+
+
+@dataclasses.dataclass(frozen=True)
+class Pretrained:
+    """A model from a folder: bare module, weights as numpy arrays, and the tokenizer that lies beside them, if any."""
+
+    path: Path
+    module: nn.Module
+    params: Tree
+    tokenizer: Tokenizer | None
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a folder holds a run, and not a model of Hugging Face."""
+    return RunFolder(path, writes=False).exists and not hugging_face.is_folder(path)
+
+
+def model(path: str, **changes: Any) -> ConfigDict:
+    """The call of the model in a folder, without a head put on it there, to write into a config.
+
+    Args:
+      path: a run folder, a Hugging Face folder or a hub id.
+      changes: fields to set, such as dropout=0.1.
+
+    Raises:
+      UserError: nothing there that can be read.
+    """
+    found = _run_model(Path(path)) if is_run(path) else hugging_face.describe(path)
+    for key, value in changes.items():
+        if key not in found:
+            raise ConfigError(f"{found['call']} takes no {key!r}; {did_you_mean(key, found.keys())}")
+        with found.ignore_type():
+            found[key] = value
+    return found
+
+
+def tokenizer(path: str) -> ConfigDict:
+    """The call of the tokenizer in a folder, to write into a config."""
+    return call(tokenizers.load, path=str(_tokenizer_place(path)))
+
+
+def load(path: str, step: int | None = None) -> Pretrained:
+    """The model, weights and tokenizer of a folder.
+
+    Args:
+      path: a run folder, a Hugging Face folder or a hub id.
+      step: the checkpoint of a run; None is the latest, or the best of an early stop.
+
+    Raises:
+      UserError: nothing there that can be read.
+    """
+    place = _tokenizer_place(path)
+    try:
+        own = tokenizers.load(str(place)) if place.exists() else None
+    except DataError:
+        if is_run(path):
+            raise
+        own = None  # a model of other things than text, or a tokenizer in a form that is not read here
+    if not is_run(path):
+        module, params = hugging_face.load(path)
+        return Pretrained(hugging_face.locate(path), module, params, own)
+    module = build(_run_model(Path(path), whole=True), "config.model")
+    return Pretrained(Path(path), module, run_weights(Path(path), step), own)
+
+
+def run_weights(path: Path, step: int | None = None, net: str = "model") -> Tree:
+    """The weights of a run's net (their running averages, where it kept some), without its data or its config.
+
+    Raises:
+      CheckpointError: no run, no such step, or a net that it does not have.
+    """
+    home = RunFolder(path, writes=False)
+    with Checkpoints(home.checkpoints, writable=False) as checkpoints:
+        if step is None:
+            step = _step_to_use(home, checkpoints)
+        if step is None or step not in checkpoints.steps():
+            there = ", ".join(map(str, checkpoints.steps())) or "none"
+            raise CheckpointError(f"{path} has no checkpoint{'' if step is None else f' {step}'}; there is {there}")
+        leaves = checkpoint_folder.read_manifest(home.checkpoints.absolute() / str(step))["leaves"]
+        for part in ("ema", "params", "frozen"):
+            found = {k: v for k, v in leaves.items() if k.startswith(f"{part}/{net}/")}
+            if found:
+                break
+        else:
+            raise CheckpointError(f"{path} has no weights of a net called {net!r}")
+        target = {k: np.zeros(v["shape"], _dtype(v["dtype"])) for k, v in found.items()}
+        read, _ = checkpoints.restore(nested(target), step, partial=True)
+    return read[part][net]
+
+
+@dataclasses.dataclass(frozen=True)
+class weights:
+    """The weights a run starts from; what the folder has not stays fresh only where `fresh` says so.
+
+    The model of the folder is found in the new one at the same addresses or, under a head, behind `backbone/`; then
+    the head is fresh without saying so. Weights that the new model has no place for are left out and named in the log.
+
+    Attributes:
+      path: a run folder, a Hugging Face folder or a hub id.
+      step: the checkpoint of a run; None is the latest, or the best of an early stop.
+      nets: which nets get them; () is all.
+      fresh: patterns of addresses that may stay as they were initialised.
+      any_tokenizer: allow data in other tokens than those the weights were trained on.
+    """
+
+    path: str
+    step: int | None = None
+    nets: tuple[str, ...] = ()
+    fresh: tuple[str, ...] = ()
+    any_tokenizer: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.path:
+            raise ConfigError("path is empty: name a run folder, a Hugging Face folder or a hub id")
+
+    def read(self, params: Mapping[str, Tree]) -> dict[str, dict[str, np.ndarray]]:
+        """{net: {address: array}} of what replaces fresh weights.
+
+        Args:
+          params: {net: weights, or their shapes} of the new run.
+
+        Raises:
+          CheckpointError: weights that are missing or of another shape; it lists them.
+        """
+        there = trees.flatten(load(self.path, self.step).params)
+        for name in self.nets:
+            if name not in params:
+                raise ConfigError(f"nets: there is no net {name!r}; {did_you_mean(name, params)}")
+        return {name: self._match(name, there, trees.flatten(params[name])) for name in self.nets or params}
+
+    def speaks(self) -> Tokenizer | None:
+        """The tokenizer that lies beside the weights, if one does and they are still there (a resume needs neither)."""
+        try:
+            place = _tokenizer_place(self.path)
+            return tokenizers.load(str(place)) if place.exists() else None
+        except (CheckpointError, DataError):
+            return None
+
+    def _match(self, net: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, np.ndarray]:
+        inner = any(name.startswith(INNER) for name in here) and not any(name.startswith(INNER) for name in there)
+        at = INNER if inner else ""
+        found = {at + name: x for name, x in there.items() if at + name in here}
+        missing, wrong = [], []
+        for name, leaf in here.items():
+            may_be_fresh = (inner and not name.startswith(INNER)) or any(re.search(p, name) for p in self.fresh)
+            if name not in found:
+                missing += [] if may_be_fresh else [f"{net}/{name}"]
+            elif tuple(found[name].shape) != tuple(leaf.shape):
+                shapes = f"{net}/{name} is {tuple(found[name].shape)} there and {tuple(leaf.shape)} here"
+                wrong += [] if may_be_fresh else [shapes]
+                del found[name]
+        if not found:
+            raise CheckpointError(
+                f"nothing in {self.path} fits this model: it has {_few(sorted(there))}, the model {_few(sorted(here))}"
+            )
+        if missing or wrong:
+            parts = [f"it lacks {_few(missing)}"] if missing else []
+            parts += [f"{_few(wrong)}"] if wrong else []
+            raise CheckpointError(
+                f"{self.path} does not fit this model: {'; '.join(parts)}; build the model with "
+                "pretrained.model(path), or name in fresh what may stay as initialised"
+            )
+        left = sorted(name for name in there if at + name not in found)
+        if left:
+            log.warning("%s: %d weights have no place in this model: %s", self.path, len(left), _few(left))
+        return found
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{address: leaf} as nested dicts."""
+    out: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split("/")
+        node = out
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return out
+
+
+def _run_model(path: Path, whole: bool = False) -> ConfigDict:
+    """The call of a run's model; `whole` keeps its head."""
+    from fmjax.run import load_config
+
+    config = load_config(RunFolder(path, writes=False))
+    if "model" not in config and "model" not in config.get("models", ()):
+        raise ConfigError(f"{path} has several models and none called 'model': {', '.join(config.models)}")
+    found = config.model if "model" in config else config.models.model
+    return found if whole or "backbone" not in found else found.backbone
+
+
+def _step_to_use(home: RunFolder, checkpoints: Checkpoints) -> int | None:
+    from fmjax.run import load_config
+
+    stop = load_config(home).early_stop
+    return checkpoints.best() if stop is not None and stop.restore else checkpoints.latest()
+
+
+def _tokenizer_place(path: str) -> Path:
+    return RunFolder(path, writes=False).tokenizer if is_run(path) else hugging_face.locate(path)
+
+
+def _dtype(name: str) -> Any:
+    return jax.numpy.dtype(name)
+
+
+def _few(names: Sequence[str], most: int = 10) -> str:
+    rest = f" and {len(names) - most} more" if len(names) > most else ""
+    return f"{', '.join(names[:most])}{rest}"
