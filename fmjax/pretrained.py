@@ -90,11 +90,33 @@ def load(path: str, step: int | None = None) -> Pretrained:
         module, params = hugging_face.load(path)
         return Pretrained(hugging_face.locate(path), module, params, own)
     module = build(_run_model(Path(path), whole=True), "config.model")
-    return Pretrained(Path(path), module, run_weights(Path(path), step), own)
+    params, manifest = run_weights(Path(path), step)
+    trained = manifest.get("tokenizer")
+    if own is not None and trained and own.fingerprint != trained:
+        raise CheckpointError(
+            f"the tokenizer in {place} ({own.fingerprint[:8]}) is another one than the weights were trained with "
+            f"({trained[:8]}): put that back"
+        )
+    return Pretrained(Path(path), module, params, own)
 
 
-def run_weights(path: Path, step: int | None = None, net: str = "model") -> Tree:
-    """The weights of a run's net (their running averages, where it kept some), without its data or its config.
+def target_tokenizer(path: str) -> Tokenizer | None:
+    """The tokenizer of what a run's model writes, where it is another one than that of what it reads."""
+    place = Path(path) / "target_tokenizer"
+    return tokenizers.load(str(place)) if is_run(path) and place.is_dir() else None
+
+
+def decoder_start(path: str) -> int:
+    """The id that a decoder reads first, as a run's objective or a folder's config.json says; 0 otherwise."""
+    if not is_run(path):
+        return int(hugging_face.read_config(hugging_face.locate(path)).get("decoder_start_token_id") or 0)
+    from fmjax.run import load_config
+
+    return int(load_config(RunFolder(path, writes=False)).objective.get("start", 0) or 0)
+
+
+def run_weights(path: Path, step: int | None = None, net: str = "model") -> tuple[Tree, dict[str, Any]]:
+    """(weights, manifest) of a run's net, its running averages where it kept some; needs none of the run's data.
 
     Raises:
       CheckpointError: no run, no such step, or a net that it does not have.
@@ -114,8 +136,8 @@ def run_weights(path: Path, step: int | None = None, net: str = "model") -> Tree
         else:
             raise CheckpointError(f"{path} has no weights of a net called {net!r}")
         target = {k: np.zeros(v["shape"], _dtype(v["dtype"])) for k, v in found.items()}
-        read, _ = checkpoints.restore(nested(target), step, partial=True)
-    return read[part][net]
+        read, manifest = checkpoints.restore(nested(target), step, partial=True)
+    return read[part][net], manifest
 
 
 @dataclasses.dataclass(frozen=True)

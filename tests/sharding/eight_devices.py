@@ -11,7 +11,9 @@ import pytest
 from stand_ins import BATCH, CASES, leaves, optimizer, records, tiny
 
 from fmjax.core.errors import ConfigError
+from fmjax.core.nets import Net
 from fmjax.core.trees import flatten
+from fmjax.decoding.sampling import Sampler
 from fmjax.models.rnn import LanguageModel
 from fmjax.models.transformer import Decoder, Encoder, EncoderDecoder
 from fmjax.nn.experts import MixtureOfExperts
@@ -148,6 +150,24 @@ def test_every_language_family_learns_the_same_on_eight_devices(name):
     for m, n in zip(a, b):
         assert n == pytest.approx(m, rel=1e-3, abs=1e-5)
     close(eight.params, one.params, 1e-3)
+
+
+def test_a_split_model_writes_the_same_and_its_cache_is_split_too():
+    model = Decoder(**{**SMALL, "heads": 4}, window=4, full_every=2)
+    prompts = {"tokens": ROWS["tokens"][:, :6], "segment_ids": np.tri(8, 6, dtype=np.int32)[:, ::-1] + 1}
+    params = jax.tree.map(lambda x: 4 * x, jax.jit(model.init)(jax.random.key(0), prompts["tokens"])["params"])
+    sampler = Sampler(temperature=0, length=10)
+    begin = jax.jit(lambda params, batch: sampler.begin({"model": Net(model, params)}, batch))
+    more = jax.jit(lambda params, state: sampler.more({"model": Net(model, params)}, state, 10))
+    whole = more(params, begin(params, prompts))[1]
+    mesh = make_mesh({"data": 2, "tensor": 4})
+    placed = jax.device_put(params, shard_params({"model": params}, mesh, "tensor")["model"])
+    state, split = more(placed, begin(placed, jax.device_put(prompts, row_sharding(mesh))))
+    np.testing.assert_array_equal(split, whole)
+    assert len(set(np.asarray(whole).ravel().tolist())) > 4
+    for block in state["cache"]["blocks"]:
+        key = block["own"]["key"]
+        assert key.addressable_shards[0].data.size == key.size // 8  # rows over data, heads over tensor
 
 
 def test_moments_and_averages_lie_where_their_weights_lie_and_memory_is_saved():
