@@ -1,0 +1,125 @@
+"""Tokens a second beside transformers: `python benchmarks/decode.py [NAME ...]` writes with the same weights.
+
+Greedy, from random prompts, with a cache and without one (every token reads the whole text again), by fmjax and by
+transformers' `generate` on PyTorch, in turns in one process with the same number of threads. A model has random weights
+of GPT-2's architecture; both sides must write the same tokens. Compilation is not timed: its seconds are in the note.
+Needs the extra `oracle`.
+"""
+
+import argparse
+import importlib.metadata
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmjax import results
+from fmjax.core.errors import exits, extra
+from fmjax.core.nets import Net
+from fmjax.decoding.sampling import Sampler
+from fmjax.interop import hugging_face
+from fmjax.models import gpt2
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+SMALL = gpt2.gpt2(vocab=8192, width=256, depth=4, heads=4)
+# name: (what it is, module, rows, prompt, new tokens)
+CASES: dict[str, tuple[str, Any, int, int, int]] = {
+    "small": ("GPT-2 of width 256, 4 blocks, 8,192 ids", SMALL, 1, 32, 128),
+    "small_batch": ("GPT-2 of width 256, 4 blocks, 8,192 ids", SMALL, 8, 32, 128),
+    "gpt2": ("GPT-2 of 124M weights", gpt2.gpt2(), 1, 32, 64),
+    "gpt2_batch": ("GPT-2 of 124M weights", gpt2.gpt2(), 8, 32, 64),
+}  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Time each case, write a row for it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("names", nargs="*", default=list(CASES), choices=[*CASES, []])
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args(argv)
+    for name in args.names:
+        measure(name, args.repeats)
+    return 0
+
+
+def measure(name: str, repeats: int) -> None:
+    """One case, in turns; a row with the median ratio."""
+    torch, transformers = extra("torch", "oracle"), extra("transformers", "oracle")
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    what, module, rows, given, length = CASES[name]
+    tokens = np.random.default_rng(0).integers(0, module.vocab, (rows, given)).astype(np.int32)
+    params = jax.jit(module.init)(jax.random.key(0), tokens)["params"]
+    params = jax.tree.map(lambda x: 4 * x if x.ndim > 1 else x, params)  # large enough to have opinions
+    with tempfile.TemporaryDirectory() as folder:
+        hugging_face.save(f"{folder}/model", module, jax.device_get(params))
+        theirs = transformers.AutoModelForCausalLM.from_pretrained(f"{folder}/model").eval()
+    prompt = torch.from_numpy(tokens.astype(np.int64))
+    how = {"do_sample": False, "max_new_tokens": length, "min_new_tokens": length, "pad_token_id": 0}
+
+    def torch_writes(cached: bool) -> np.ndarray:
+        with torch.inference_mode():
+            out = theirs.generate(prompt, attention_mask=torch.ones_like(prompt), use_cache=cached, **how)
+        return out[:, given:].numpy()
+
+    sampler = Sampler(temperature=0, length=length)
+    cached = jax.jit(lambda params, tokens: sampler({"model": Net(module, params)}, {"tokens": tokens})["tokens"])
+
+    @jax.jit
+    def uncached(params: Any, tokens: jax.Array) -> jax.Array:
+        """Every token from the whole text, in a buffer of one length."""
+
+        def one(text: jax.Array, at: jax.Array) -> tuple[jax.Array, jax.Array]:
+            hidden = module.apply({"params": params}, text, method="hidden")
+            last = jax.lax.dynamic_index_in_dim(hidden, at - 1, 1, keepdims=False)
+            token = module.apply({"params": params}, last, method="head").argmax(-1).astype(jnp.int32)
+            return jax.lax.dynamic_update_slice_in_dim(text, token[:, None], at, 1), token
+
+        text = jnp.pad(tokens, ((0, 0), (0, length)))
+        return jax.lax.scan(one, text, given + jnp.arange(length))[1].T
+
+    ways: dict[str, Callable[[], np.ndarray]] = {
+        "fmjax": lambda: np.asarray(cached(params, tokens)),
+        "transformers": lambda: torch_writes(True),
+        "fmjax, no cache": lambda: np.asarray(uncached(params, tokens)),
+        "transformers, no cache": lambda: torch_writes(False),
+    }
+    first = {way: timed(write) for way, write in ways.items()}
+    texts = [text for _, text in first.values()]
+    same = min((text == texts[0]).all(1).mean() for text in texts)
+    seconds: dict[str, list[float]] = {way: [] for way in ways}
+    for _ in range(repeats):
+        for way, write in ways.items():
+            seconds[way].append(timed(write)[0])
+    rates = {way: [rows * length / s for s in taken] for way, taken in seconds.items()}
+    middle = {way: statistics.median(x) for way, x in rates.items()}
+    ratio = statistics.median(a / b for a, b in zip(rates["fmjax"], rates["transformers"], strict=True))
+    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("transformers", "torch"))
+    told = ", ".join(f"{way} {rate:,.1f}" for way, rate in middle.items())
+    print(f"{name}: {told}; ratio {ratio:.2f}; rows with the same tokens everywhere: {same:.0%}", flush=True)
+    results.write_row(
+        f"decode_{name}",
+        task=f"writing {length} tokens after {given}, {rows} row{'s' * (rows > 1)}, {what}, float32",
+        metric="tokens a second",
+        command=f"python benchmarks/decode.py {name}",
+        values=rates["fmjax"],
+        repeats=repeats,
+        baseline={"name": f"{versions} generate, in turns", "value": round(middle["transformers"], 1)},
+        note=f"medians: {told}; median ratio of a turn {ratio:.2f}; rows whose tokens agree in all four ways "
+        f"{same:.0%}; first call, compilation included, {first['fmjax'][0]:.1f} s",
+    )
+
+
+def timed(write: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
+    began = time.perf_counter()
+    text = write()
+    return time.perf_counter() - began, text
+
+
+if __name__ == "__main__":
+    exits(main)()
