@@ -15,6 +15,7 @@ NEEDS_DATA = {
     "configs/language/gpt_shakespeare_char.py",
     "configs/language/rnn_text.py",
     "configs/language/sst2.py",
+    "configs/language/wnut17.py",
 }
 
 

@@ -123,7 +123,7 @@ class LabelledTexts(ByRows):
             names = tuple(np.unique(values).tolist()) if classes is None else classes
             if self.numbers:
                 raise DataError(
-                    f"row 0 of {self.files}: {self.label!r} is {str(values[0])!r}, and numbers=True needs one"
+                    f"row 0 of {self.files}: {self.label!r} is {str(values[0])!r}; numbers=True needs a number"
                 )
             index = {name: i for i, name in enumerate(names)}
             for row, value in enumerate(values.tolist()):
