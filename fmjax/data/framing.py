@@ -114,10 +114,13 @@ def frame(tokenizer: Tokenizer, pair: bool = False) -> Frame:
 
 
 def shorten(first: np.ndarray, second: np.ndarray, room: int) -> tuple[np.ndarray, np.ndarray]:
-    """Sizes of two texts cut to `room` together, token by token from the longer (at a tie, from the second)."""
-    over = np.maximum(first + second - room, 0)
-    gap = first - second
-    one = np.clip(gap, 0, over)  # from the first alone until both are alike, then from both in turn
-    other = np.clip(-gap, 0, over)
-    rest = over - one - other
-    return first - one - rest // 2, second - other - (rest + 1) // 2
+    """Sizes of two texts cut to `room` together, from the longer until both are alike, then from both.
+
+    An odd token stays with the text that was longer (at a tie, the second), as in the `tokenizers` library.
+    """
+    small = np.minimum(np.minimum(first, second), room // 2)
+    large, fits, longer = room - small, first + second <= room, first > second
+    return (
+        np.where(fits, first, np.where(longer, large, small)),
+        np.where(fits, second, np.where(longer, small, large)),
+    )
