@@ -3,7 +3,7 @@
 Run:      python -m fmjax.train --config=configs/language/wnut17.py
 Data:     wnut17_train.jsonl.gz, wnut17_dev.jsonl.gz and wnut17_test.jsonl.gz, under $FMJAX_DATA/nlp.
 Takes:    about two minutes on two CPU cores.
-Reaches:
+Reaches:  entity F1 0.10 on the test part, 0.13 on the development part (one seed).
 """
 
 from typing import Literal
