@@ -3,7 +3,7 @@
 Run:      python -m fmjax.train --config=configs/language/sst2.py
 Data:     sst2_train.jsonl.gz and sst2_validation.jsonl.gz, under $FMJAX_DATA/nlp.
 Takes:    two to three minutes on two CPU cores.
-Reaches:
+Reaches:  accuracy 0.79 on the 872 sentences (one seed).
 
 The labels of SST-2's own test are not public: as everywhere, its 872 validation sentences are the test here, and
 what is chosen is chosen on 2,000 rows held out of the training file. These are phrases, of sentences whose other
