@@ -14,6 +14,9 @@ NEEDS_DATA = {
     "configs/vision/convnet_cifar10.py",
     "configs/language/gpt_shakespeare_char.py",
     "configs/language/rnn_text.py",
+    "configs/language/squad.py",
+    "configs/language/sst2.py",
+    "configs/language/wnut17.py",
 }
 
 

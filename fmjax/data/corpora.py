@@ -139,19 +139,28 @@ class TextFiles:
         Raises:
           ConfigError: a file of another kind. DataError: a line without these fields, or without text in them.
         """
+        for at, record in self.objects(fields):
+            yield tuple(self.text(record[field], field, at) for field in fields)
+
+    def objects(self, fields: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Every line of every file, which must all be `.jsonl`, as (place, object); the place is for errors.
+
+        Raises:
+          ConfigError: a file of another kind. DataError: a line without one of these fields.
+        """
         for path in self.files:
             if not _kind(path).startswith(".jsonl"):
                 raise ConfigError(f"{path} has no fields: name .jsonl files (.gz or .xz may follow)")
             try:
-                yield from self._records(path, fields)
+                yield from self._objects(path, fields)
             except BROKEN as error:
                 raise DataError(f"cannot read {path}: {error}") from None
 
     def _lines(self, path: Path) -> Iterator[str]:
-        for (text,) in self._records(path, (self.field,)):
-            yield text
+        for at, record in self._objects(path, (self.field,)):
+            yield self.text(record[self.field], self.field, at)
 
-    def _records(self, path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
+    def _objects(self, path: Path, fields: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
         with OPENERS.get(path.suffix, open)(path, "rb") as file:
             for number, raw in enumerate(file, 1):
                 line = self._decode(raw, at := f"{path} line {number}")
@@ -161,15 +170,17 @@ class TextFiles:
                     record = json.loads(line)
                 except (ValueError, RecursionError):
                     record = None
-                yield tuple(self._field(record, field, at) for field in fields)
+                for field in fields:
+                    if not isinstance(record, dict) or field not in record:
+                        raise DataError(f"{at} is no JSON object with a field {field!r}")
+                yield at, record
 
-    def _field(self, record: Any, field: str, at: str) -> str:
-        if not isinstance(record, dict) or field not in record:
-            raise DataError(f"{at} is no JSON object with a field {field!r}")
-        if not isinstance(record[field], str):
-            raise DataError(f"{at}: {field!r} is no text but {type(record[field]).__name__}")
+    def text(self, value: Any, field: str, at: str) -> str:
+        """A value of an object as text."""
+        if not isinstance(value, str):
+            raise DataError(f"{at}: {field!r} is no text but {type(value).__name__}")
         # JSON can spell half a surrogate pair, which no encoding can write.
-        return self._decode(record[field].encode("utf-8", "surrogatepass"), f"{at}: {field!r}")
+        return self._decode(value.encode("utf-8", "surrogatepass"), f"{at}: {field!r}")
 
     def _decode(self, raw: bytes, at: str) -> str:
         try:

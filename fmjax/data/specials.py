@@ -51,6 +51,10 @@ class WithSpecials(Tokenizer):
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
         return [ids.astype(self.dtype) for ids in self.inner.encode_many(texts)]
 
+    def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        ids, offsets = self.inner.encode_with_offsets(text)
+        return ids.astype(self.dtype), offsets
+
     def show(self, ids: Sequence[int]) -> str:
         """The text with the special ids written out, for people: "the <extra_id_0> sat <mask>"."""
         shown = {i: f"<{name}>" for name, i in self.special.items()}

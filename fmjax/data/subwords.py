@@ -17,7 +17,7 @@ import numpy as np
 
 from fmjax.core.errors import ConfigError, DataError, extra
 from fmjax.data.byte_level import ENDS, HUGGING_FACE, PROBE, chunks, encode_chunks, end_name, opened, read
-from fmjax.data.tokenizer import Tokenizer, as_bytes, as_text
+from fmjax.data.tokenizer import Tokenizer, as_bytes, as_text, in_characters
 
 PARTS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 MODEL = "tokenizer.model"
@@ -91,6 +91,11 @@ class Subwords(Tokenizer):
     def encode_many(self, texts: Sequence[str]) -> list[np.ndarray]:
         return encode_chunks(self._library, texts, self._chunks, self.dtype)
 
+    def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        as_bytes(text)
+        found = self._library.encode(text, add_special_tokens=False)
+        return np.array(found.ids, self.dtype), np.array(found.offsets, np.int32).reshape(-1, 2)
+
     def _chunks(self, text: str, size: int = 100_000) -> Iterator[str]:
         return chunks(text, self._cuts, size)
 
@@ -150,6 +155,15 @@ class SentencePiece(Tokenizer):
         text = as_text(text)
         as_bytes(text)
         return np.array(self._library.encode(text), self.dtype)
+
+    def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        as_bytes(text)
+        try:
+            pieces = self._library.encode(text, return_type="proto").pieces
+        except TypeError:  # versions that count in characters, by another name
+            raise ConfigError("to say where tokens are from takes sentencepiece 0.2.3 or later") from None
+        ids, begins, ends = (np.array([getattr(p, key) for p in pieces], int) for key in ("id", "begin", "end"))
+        return ids.astype(self.dtype), in_characters(text, begins, ends)
 
     def _decoded(self, ids: list[int]) -> str:
         return self._library.decode([i for i in ids if i not in self._special])

@@ -74,6 +74,20 @@ class Tokenizer(abc.ABC):
         """The ids of each document."""
         return [self.encode(text) for text in texts]
 
+    def encode_with_offsets(self, text: str) -> tuple[np.ndarray, np.ndarray]:
+        """(T,) ids as `encode` gives them, and (T, 2) where each begins and ends in the text, in characters.
+
+        A token of a part of a character has all of it; tokens may share a character, and leave some out.
+
+        Raises:
+          ConfigError: a tokenizer that changes text and cannot say where its tokens are from.
+        """
+        if self.widths is None:
+            raise ConfigError(f"the {self.kind} tokenizer cannot say where in a text its tokens are from")
+        ids = self.encode(text)
+        ends = np.cumsum(self.widths[ids])
+        return ids, in_characters(text, ends - self.widths[ids], ends)
+
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """The bytes that the ids stand for, exactly where the tokenizer is exact; special ids stand for none.
 
@@ -139,6 +153,13 @@ def as_text(text: str | bytes) -> str:
         return text if isinstance(text, str) else bytes(text).decode("utf-8")
     except UnicodeDecodeError as error:
         raise DataError(f"text is not valid UTF-8 at byte {error.start}") from None
+
+
+def in_characters(text: str, begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """(T, 2) characters of a text, from places in its UTF-8; a part of a character counts as all of it."""
+    raw = np.frombuffer(as_bytes(text), np.uint8)
+    at = np.append(np.cumsum((raw & 0xC0) != 0x80) - 1, len(text))  # bytes 10xxxxxx continue a character
+    return np.stack([at[begins], np.where(ends > begins, at[ends - 1] + 1, at[begins])], 1).astype(np.int32)
 
 
 def as_bytes(text: str) -> bytes:

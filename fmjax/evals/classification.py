@@ -1,4 +1,4 @@
-"""Counts of right and wrong by class: confusion matrix, precision, recall, F1."""
+"""Counts of right and wrong by class: confusion matrix, Matthews correlation, precision, recall, F1."""
 
 import dataclasses
 from typing import Any, NamedTuple
@@ -43,6 +43,23 @@ class ConfusionMatrix:
     def result(self, sums: Confusion) -> dict[str, np.ndarray]:
         _check(sums.outside, len(sums.matrix))
         return {"": np.asarray(sums.matrix)}
+
+
+@dataclasses.dataclass(frozen=True)
+class MatthewsCorrelation(ConfusionMatrix):
+    """Correlation of the true with the called class (Matthews 1975; over C > 2 classes Gorodkin's R_K): CoLA's score.
+
+    As in scikit-learn, 0 where all rows are, or are called, one class.
+    """
+
+    def result(self, sums: Confusion) -> dict[str, float]:
+        matrix = super().result(sums)[""].astype(np.float64)
+        total, right, (true, called) = matrix.sum(), np.trace(matrix), (matrix.sum(1), matrix.sum(0))
+        if total == 0:
+            undefined("the Matthews correlation of no rows is undefined")
+            return {"": float("nan")}
+        spread = (total**2 - true @ true) * (total**2 - called @ called)
+        return {"": float((right * total - true @ called) / np.sqrt(spread)) if spread != 0 else 0.0}
 
 
 class Counts(NamedTuple):

@@ -26,7 +26,14 @@ from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
 from fmjax.core.types import Batch, Mean, Tree
 from fmjax.evals.calibration import CalibrationError, EqualMassCalibrationError, brier
-from fmjax.evals.classification import F1, ClassificationReport, ConfusionMatrix, Precision, Recall
+from fmjax.evals.classification import (
+    F1,
+    ClassificationReport,
+    ConfusionMatrix,
+    MatthewsCorrelation,
+    Precision,
+    Recall,
+)
 from fmjax.evals.intervals import Bootstrapped
 from fmjax.evals.means import (
     SampleMean,
@@ -54,6 +61,7 @@ __all__ = [
     "ClassificationReport",
     "ConfusionMatrix",
     "EqualMassCalibrationError",
+    "MatthewsCorrelation",
     "Perplexity",
     "Precision",
     "Recall",

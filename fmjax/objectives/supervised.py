@@ -52,6 +52,10 @@ class Supervised(Objective):
     ) -> tuple[Batch, Tree]:
         return self._scaled(batch, rng if train else None), carry
 
+    def outputs(self, net: Net, batch: Batch) -> jax.Array:
+        """What the model gives for a batch."""
+        return net(batch[self.inputs_from])
+
     def losses(self, outputs: jax.Array, batch: Batch) -> jax.Array:
         """The loss of every example, (B,)."""
         raise TypeError(f"{type(self).__name__} must define losses(outputs, batch)")
@@ -64,7 +68,7 @@ class Supervised(Objective):
         self, player: str, nets: Mapping[str, Net], batch: Batch, carry: Tree, rng: jax.Array
     ) -> tuple[Mean, dict[str, Mean]]:
         net = nets["model"]
-        outputs = net(batch[self.inputs_from]).astype(jnp.float32)
+        outputs = self.outputs(net, batch).astype(jnp.float32)
         loss = Mean.of(self.losses(outputs, batch), self.weights(batch))
         metrics = {"loss": loss, **self.report(outputs, batch)}
         total = loss._replace(sum=loss.sum + loss.weight * sum(net.losses, jnp.zeros(())))
@@ -77,7 +81,7 @@ class Supervised(Objective):
     def predict(self, name: str, nets: Mapping[str, Net], batch: Batch) -> dict[str, jax.Array]:
         if name != "predict":
             return super().predict(name, nets, batch)
-        outputs = nets["model"](batch[self.inputs_from]).astype(jnp.float32)
+        outputs = self.outputs(nets["model"], batch).astype(jnp.float32)
         words = {"logits": outputs, "weights": batch["valid"]}
         return {**words, "targets": batch[self.target]} if self.target in batch else words
 

@@ -71,6 +71,16 @@ def test_one_sigmoid_has_a_confusion_matrix_of_two_classes(x, y):
     np.testing.assert_array_equal(found, sk.confusion_matrix(y, x > 0, labels=[0, 1]))
 
 
+@few
+@given(logits(ROWS, C), labels(ROWS, classes=C), weights(ROWS))
+def test_the_matthews_correlation_equals_sklearn(x, y, w):
+    w[0] = 1
+    found = score(metrics.MatthewsCorrelation, {"logits": x, "targets": y, "weights": w})[""]
+    assert found == pytest.approx(sk.matthews_corrcoef(y, x.argmax(1), sample_weight=w), abs=1e-6)
+    binary = score(metrics.MatthewsCorrelation, {"logits": x[:, 0], "targets": y // 2})[""]
+    assert binary == pytest.approx(sk.matthews_corrcoef(y // 2, x[:, 0] > 0), abs=1e-6)
+
+
 def test_several_questions_have_no_one_confusion_matrix():
     with pytest.raises(ConfigError, match="ClassificationReport"):
         score(metrics.ConfusionMatrix, {"logits": np.zeros((4, 3)), "targets": np.zeros((4, 3), np.int32)})

@@ -26,6 +26,7 @@ CLASSES = {
     "f1": metrics.F1("weighted"),
     "report": metrics.ClassificationReport,
     "confusion": metrics.ConfusionMatrix,
+    "matthews": metrics.MatthewsCorrelation,
     "ece": metrics.CalibrationError(5),
     "ace": metrics.EqualMassCalibrationError(5),
     "auc": metrics.RocAuc,
