@@ -1,5 +1,6 @@
 """Pairs of texts for encoder-decoders: one is read, the other is to be written; each padded to a length."""
 
+import functools
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -119,6 +120,14 @@ class Pairs(ByRows):
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of a target's token ids."""
         return self.target_tokenizer.decode(tokens)
+
+    def reference(self, index: int) -> str:
+        """The target text of a row as the file has it: whole, and before any tokenizer."""
+        return self._texts[self._kept[index]]
+
+    @functools.cached_property
+    def _texts(self) -> list[str]:
+        return [target for _, target in self.files.records(self.fields)]
 
     def _side(self, side: str, pairs: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(B, length) int32 tokens, segments and positions."""
