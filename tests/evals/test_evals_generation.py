@@ -1,4 +1,4 @@
-"""Texts against references: the row a text belongs to, what padding and ends do, and what the scores say of themselves."""
+"""Texts against references: the row a text belongs to, what padding and ends do, and what the scores say."""
 
 import json
 
