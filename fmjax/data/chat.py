@@ -10,11 +10,12 @@ import numpy as np
 
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError, DataError
+from fmjax.data.asked import Asked
 from fmjax.data.cache import cached, digest
 from fmjax.data.corpora import TextFiles
 from fmjax.data.jsonlines import field, objects, words
 from fmjax.data.packing import Plan, laid_out, plan
-from fmjax.data.source import ByRows
+from fmjax.data.source import ByRows, identity
 from fmjax.data.tokenizer import Tokenizer
 
 log = logging.getLogger(__name__)
@@ -115,6 +116,7 @@ class Chats(ByRows):
       pack: put several chats into a row, as documents of their own; best fit, longest first.
       prompt: the field of the question, in lines without messages.
       response: the field of the answer.
+      asked: what makes a question and an answer of a labelled line (`asked.Asked`); None takes lines as they are.
       pattern: which files of a folder.
 
     Attributes:
@@ -137,6 +139,7 @@ class Chats(ByRows):
         pack: bool = False,
         prompt: str = "prompt",
         response: str = "response",
+        asked: Asked | None = None,
         pattern: str = "*.jsonl*",
     ):
         if long not in LONG:
@@ -145,9 +148,9 @@ class Chats(ByRows):
             raise ConfigError(f"no rows of length={length}")
         self.tokenizer, self.vocab, self.length = tokenizer, tokenizer.vocab, length
         self.template, self.fields = template_of(template), (prompt, response)
-        self.files = TextFiles(paths, pattern)
-        how = dataclasses.astuple(self.template)
-        content = digest("chats", LAYOUT, self.files.fingerprint, tokenizer.fingerprint, how, self.fields)
+        self.files, self.asked = TextFiles(paths, pattern), asked
+        how = (dataclasses.astuple(self.template), identity(asked), self.fields)
+        content = digest("chats", LAYOUT, self.files.fingerprint, tokenizer.fingerprint, how)
         self._arrays = cached(content, self._encode)
         self.fingerprint = digest("chat rows", content, length, long, pack)
         bounds = self._arrays["bounds"]
@@ -199,7 +202,7 @@ class Chats(ByRows):
 
     def _encode(self) -> dict[str, np.ndarray]:
         tokens, weights = [], []
-        for at, record in objects(self.files):
+        for at, record in objects(self.files, self.asked):
             ids, own = written(messages_of(record, at, *self.fields), self.tokenizer, self.template)
             tokens.append(ids.astype(self.tokenizer.dtype))
             weights.append(own.astype(np.uint8))

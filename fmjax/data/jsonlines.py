@@ -1,7 +1,7 @@
 """Lines of JSON: objects with fields of any kind, each with the place it came from."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from fmjax.core.config import did_you_mean
@@ -9,8 +9,14 @@ from fmjax.core.errors import ConfigError, DataError
 from fmjax.data.corpora import BROKEN, OPENERS, TextFiles
 
 
-def objects(files: TextFiles) -> Iterator[tuple[str, dict[str, Any]]]:
+def objects(
+    files: TextFiles, as_: Callable[[dict[str, Any], str], dict[str, Any]] | None = None
+) -> Iterator[tuple[str, dict[str, Any]]]:
     """("FILE line N", object) of every line that is not blank.
+
+    Args:
+      files: `.jsonl` files.
+      as_: what each object is turned into, given with its place (`asked.Asked`).
 
     Raises:
       ConfigError: a file of another kind. DataError: a line that is no JSON object, or a file that is damaged.
@@ -22,7 +28,8 @@ def objects(files: TextFiles) -> Iterator[tuple[str, dict[str, Any]]]:
             with OPENERS.get(path.suffix, open)(path, "rb") as file:
                 for number, raw in enumerate(file, 1):
                     if raw.strip():
-                        yield (at := f"{path} line {number}"), _object(raw, at)
+                        record = _object(raw, at := f"{path} line {number}")
+                        yield at, record if as_ is None else as_(record, at)
         except BROKEN as error:
             raise DataError(f"cannot read {path}: {error}") from None
 
