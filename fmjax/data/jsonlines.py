@@ -1,6 +1,7 @@
 """Lines of JSON: objects with fields of any kind, each with the place it came from."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -43,6 +44,18 @@ def field(record: dict[str, Any], name: str, at: str) -> Any:
     if name not in record:
         raise DataError(f"{at} has no {name!r}; {did_you_mean(name, record)}")
     return record[name]
+
+
+def number(record: dict[str, Any], name: str, at: str) -> float:
+    """`record[name]`, which must be a number.
+
+    Raises:
+      DataError: it is none.
+    """
+    value = field(record, name, at)
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise DataError(f"{at}: {name!r} is {value!r}, and a number is wanted")
+    return float(value)
 
 
 def words(value: Any, name: str, at: str) -> str:
