@@ -14,6 +14,8 @@ NEEDS_DATA = {
     "configs/vision/convnet_cifar10.py",
     "configs/language/gpt_shakespeare_char.py",
     "configs/language/rnn_text.py",
+    "configs/language/chat_sft.py",
+    "configs/language/dpo.py",
     "configs/language/embeddings_multi30k.py",
 }
 

@@ -139,7 +139,7 @@ def test_the_command_agrees_with_fmjaxs_own_multiple_choice(folder, capsys):
 
 def test_bad_input_is_one_line(folder, scorer, tmp_path):
     start = [f"--workdir={folder[0]}", f"--tasks_folder={EXAMPLE}"]
-    with pytest.raises(UserError, match="no task 'capital' in .*; did you mean 'capitals'"):
+    with pytest.raises(UserError, match=r"no task 'capital' in .*; did you mean 'capitals'"):
         harness.main([*start, "--tasks=capital"])
     with pytest.raises(UserError, match="there is no such folder"):
         harness.main([start[0], "--tasks=capitals", "--tasks_folder=/nowhere"])
