@@ -110,6 +110,7 @@ def _sacre(metric: Any, texts: Sequence[str], references: References, given: Any
     again = resamples if len(texts) > 1 else 0
     score = metric.corpus_score(list(texts), streams, n_bootstrap=again or 1)
     signature = str(metric.get_signature())
-    found = json.loads(score.format(signature=signature, is_json=True))
+    found = json.loads(score.format(width=6, signature=signature, is_json=True))
     out = {"": float(score.score), "signature": [signature]}
-    return out | ({"se": float(found["confidence_var"]) / SIDE} if again > 1 else {})
+    # Where every resample scores 0, sacreBLEU leaves the interval out.
+    return out | ({"se": float(found.get("confidence_var", 0.0)) / SIDE} if again > 1 else {})

@@ -71,6 +71,12 @@ def test_identical_texts_score_everything_and_padding_is_left_out():
     json.dumps(found.artifacts)
 
 
+def test_a_model_that_writes_nothing_scores_nothing():
+    found = report([""] * 7, TEXTS)
+    scores = {name: value for name, value in found.numbers.items() if name != "length"}
+    assert not any(scores.values())
+
+
 def test_each_text_is_compared_with_the_reference_of_its_own_row():
     found = report(TEXTS, [*TEXTS[1:], TEXTS[0]])
     assert found.numbers["exact_match"] == 0
