@@ -2,8 +2,8 @@
 
 Run:      python -m fmjax.train --config=configs/language/chat_sft.py
 Data:     sst2_train.jsonl.gz and sst2_validation.jsonl.gz, under $FMJAX_DATA/nlp.
-Takes:    TAKES
-Reaches:  REACHES
+Takes:    a few minutes on two CPU cores.
+Reaches:  the right answer to 0.773 of the validation reviews (seed 0; 0.50 before training, by two answers' chance).
 """
 
 from typing import Literal

@@ -2,8 +2,8 @@
 
 Run:      python -m fmjax.train --config=configs/language/dpo.py
 Data:     sst2_train.jsonl.gz and sst2_validation.jsonl.gz, under $FMJAX_DATA/nlp.
-Takes:    TAKES
-Reaches:  REACHES
+Takes:    a few minutes on two CPU cores.
+Reaches:  not measured yet; 0.50 is chance.
 
 Both nets begin with random weights here, so that the whole is small; the question, the answers and the tokenizer are
 those of chat_sft.py, whose runs are what preferences would refine.
