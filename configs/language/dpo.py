@@ -43,14 +43,16 @@ def get_config(variant: Literal["full", "smoke"] = "full") -> ConfigDict:
     config.clip = 1.0
     question = call(asked.Asked, question="{sentence} Good?", answers=("no", "yes"))
 
-    def pairs(part: str) -> ConfigDict:
+    def pairs(part: str, length: int) -> ConfigDict:
         return call(
             preferences.Preferences, paths=f"{FOLDER}{part}.jsonl.gz", tokenizer=subwords, template="plain",
-            length=48 if full else 64, long="drop", asked=question,
+            length=length, long="drop", asked=question,
         )  # fmt: skip
 
-    config.data = call(pipeline.stream, source=pairs(train), batch_size=32 if full else 8)
-    one_pass = call(pipeline.one_pass, source=pairs("validation"), batch_size=64, limit=None if full else 64)
+    config.data = call(pipeline.stream, source=pairs(train, 48 if full else 64), batch_size=32 if full else 8)
+    one_pass = call(
+        pipeline.one_pass, source=pairs("validation", 96 if full else 64), batch_size=64, limit=None if full else 64
+    )
     numbers = {"accuracy": metrics.accuracy, "loss": metrics.loss}
     config.evals = {
         "validation": call(evaluators.average, data=one_pass, metrics=numbers, every=200 if full else 0),
