@@ -17,6 +17,9 @@ NEEDS_DATA = {
     "configs/language/squad.py",
     "configs/language/sst2.py",
     "configs/language/wnut17.py",
+    "configs/language/chat_sft.py",
+    "configs/language/dpo.py",
+    "configs/language/embeddings_multi30k.py",
 }
 
 

@@ -4,7 +4,7 @@ Documents longer than a row are cut into pieces; the pieces are put into rows by
 about it is settled before the first row is read: the plan is three arrays, and the fingerprint covers them.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -93,21 +93,7 @@ class PackedTokens(ByRows):
 
     def rows(self, indices: np.ndarray) -> dict[str, np.ndarray]:
         """The rows at `indices`, stacked."""
-        indices = self.inside(indices)
-        first, counts = self.plan.rows[indices], np.diff(self.plan.rows)[indices]
-        number = aranges(counts)  # of each piece in its row
-        pieces = np.repeat(first, counts) + number
-        starts, lengths = self.plan.starts[pieces], self.plan.lengths[pieces]
-        positions = aranges(lengths)
-        where = np.repeat(starts, lengths) + positions
-        row = np.repeat(np.repeat(np.arange(len(indices)), counts), lengths)
-        totals = np.bincount(row, minlength=len(indices))
-        slot = (row, aranges(totals))
-        shape = (len(indices), self.width)
-        out = {key: np.zeros(shape, np.int32) for key in ("tokens", "segment_ids", "positions")}
-        out["tokens"][slot] = gather(self.parts, self._bounds, where)
-        out["segment_ids"][slot] = np.repeat(number + 1, lengths)
-        out["positions"][slot] = positions
+        out = laid_out(self.plan, self.inside(indices), self.width, lambda at: gather(self.parts, self._bounds, at))
         segments, targets = out["segment_ids"], out["tokens"]
         counted = segments > 0
         if self.next_token:
@@ -212,6 +198,32 @@ def plan(starts: np.ndarray, lengths: np.ndarray, width: int) -> Plan:
     counts = np.diff(begins, append=len(order))[by_text]
     order = order[np.repeat(begins[by_text], counts) + aranges(counts)]
     return Plan(starts[order], lengths[order].astype(np.int32), np.concatenate([[0], np.cumsum(counts)]))
+
+
+def laid_out(
+    plan: Plan, indices: np.ndarray, width: int, read: Callable[[np.ndarray], np.ndarray], **more: np.ndarray
+) -> dict[str, np.ndarray]:
+    """tokens, segment_ids and positions (rows, width) of rows of a plan, 0 where there is padding.
+
+    Args:
+      read: the tokens at places of the stream.
+      more: {key: an array as long as the stream}, laid out in the same way.
+    """
+    first, counts = plan.rows[indices], np.diff(plan.rows)[indices]
+    number = aranges(counts)  # of each piece in its row
+    pieces = np.repeat(first, counts) + number
+    starts, lengths = plan.starts[pieces], plan.lengths[pieces]
+    positions = aranges(lengths)
+    where = np.repeat(starts, lengths) + positions
+    row = np.repeat(np.repeat(np.arange(len(indices)), counts), lengths)
+    slot = (row, aranges(np.bincount(row, minlength=len(indices))))
+    found = {"tokens": read(where), "segment_ids": np.repeat(number + 1, lengths), "positions": positions}
+    found |= {key: array[where] for key, array in more.items()}
+    out = {}
+    for key, values in found.items():
+        out[key] = np.zeros((len(indices), width), more[key].dtype if key in more else np.int32)
+        out[key][slot] = values
+    return out
 
 
 def aranges(counts: np.ndarray) -> np.ndarray:

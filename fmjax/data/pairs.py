@@ -1,5 +1,6 @@
 """Pairs of texts for encoder-decoders: one is read, the other is to be written; each padded to a length."""
 
+import functools
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -9,6 +10,7 @@ import numpy as np
 from fmjax.core.errors import ConfigError, DataError
 from fmjax.data.cache import cached, digest
 from fmjax.data.corpora import TextFiles
+from fmjax.data.jsonlines import number, objects
 from fmjax.data.packing import aranges, gather
 from fmjax.data.source import ByRows
 from fmjax.data.tokenizer import Tokenizer
@@ -34,6 +36,7 @@ class Pairs(ByRows):
       source_length: tokens of a source, eos included.
       target_length: tokens of a target, eos included.
       long: at a pair that is longer: "fail", "truncate" it (a cut text keeps no eos), or "drop" it.
+      score: a field with a number, which becomes `score` of a row: how alike the two texts are, for one.
       pattern: which files of a folder.
 
     Attributes:
@@ -56,6 +59,7 @@ class Pairs(ByRows):
         source_length: int = 64,
         target_length: int = 64,
         long: str = "fail",
+        score: str | None = None,
         pattern: str = "*.jsonl*",
     ):
         if long not in LONG:
@@ -67,10 +71,11 @@ class Pairs(ByRows):
             if one.eos is None:
                 raise ConfigError(f"the {one.kind} tokenizer has no eos: with_specials(..., names=('eos',)) adds one")
         self.files = TextFiles(paths, pattern)
+        self.score = score
         self.fields, self.lengths = (source, target), (source_length, target_length)
         self.vocab = max(self.tokenizer.vocab, self.target_tokenizer.vocab)
         both = (self.tokenizer.fingerprint, self.target_tokenizer.fingerprint)
-        content = digest("pairs", LAYOUT, self.files.fingerprint, self.fields, both)
+        content = digest("pairs", LAYOUT, self.files.fingerprint, self.fields, both, *([score] if score else []))
         self._arrays = cached(content, self._encode)
         self.fingerprint = digest("pairs", content, self.lengths, long)
         sizes = np.stack([np.diff(self._arrays[f"{side}_bounds"]) for side in ("source", "target")])
@@ -114,11 +119,21 @@ class Pairs(ByRows):
         }
         if (widths := self.target_tokenizer.widths) is not None:
             rows["bytes"] = (widths[targets] * target_segments).sum(1, dtype=np.int32)
+        if self.score is not None:
+            rows["score"] = self._arrays["score"][pairs]
         return rows
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of a target's token ids."""
         return self.target_tokenizer.decode(tokens)
+
+    def reference(self, index: int) -> str:
+        """The target text of a row as the file has it: whole, and before any tokenizer."""
+        return self._texts[self._kept[index]]
+
+    @functools.cached_property
+    def _texts(self) -> list[str]:
+        return [target for _, target in self.files.records(self.fields)]
 
     def _side(self, side: str, pairs: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """(B, length) int32 tokens, segments and positions."""
@@ -143,9 +158,11 @@ class Pairs(ByRows):
             zip(*texts, strict=True),
             strict=True,
         ):
-            for number, text in enumerate(column):
+            for k, text in enumerate(column):
                 if not text.strip():
-                    raise DataError(f"pair {number} in {self.files} has no text in {field!r}: leave it out")
+                    raise DataError(f"pair {k} in {self.files} has no text in {field!r}: leave it out")
             ids = [np.append(ids, np.array(one.eos, ids.dtype)) for ids in one.encode_many(column)]
             out[side], out[f"{side}_bounds"] = np.concatenate(ids), np.cumsum([0, *map(len, ids)], dtype=np.int64)
+        if self.score is not None:
+            out["score"] = np.array([number(record, self.score, at) for at, record in objects(self.files)], np.float32)
         return out

@@ -39,6 +39,7 @@ class WithSpecials(Tokenizer):
         pieces = None if tokenizer.pieces is None else (*tokenizer.pieces, *[b""] * (len(self.added) + more))
         spec = {"inner": tokenizer.fingerprint, "names": list(names), "sentinels": sentinels}
         super().__init__(pieces, new.get("eos", tokenizer.eos), spec, vocab=first + more)
+        self.names = dict(tokenizer.names)
         self.special = {**tokenizer.special, **new}
         self.sentinels = tuple(range(first, first + more)) if more else tokenizer.sentinels[: sentinels or None]
 

@@ -40,6 +40,7 @@ class Tokenizer(abc.ABC):
       eos: the id that ends a document, or None.
       widths: (vocab,) int32, the number of UTF-8 bytes each id stands for; None when that is not known.
       special: {part: id} of pad, unk, bos, cls, sep, mask and eos, as far as it has them.
+      names: {text: id} of the tokens that are written only when asked for, such as "<|im_start|>".
       sentinels: the ids that stand for spans left out, the first span's first.
       dtype: uint16 or uint32, what `encode` gives.
       fingerprint: changes with anything that changes the ids.
@@ -60,7 +61,8 @@ class Tokenizer(abc.ABC):
         self.widths = None if pieces is None else np.array([len(p) for p in pieces], np.int32)
         self.dtype = np.dtype("<u2" if self.vocab <= 1 << 16 else "<u4")
         self.fingerprint = digest("tokenizer", FORMAT, self.kind, spec)
-        self.special, self.sentinels = roles(names or {}, eos)
+        self.names = dict(names or {})
+        self.special, self.sentinels = roles(self.names, eos)
 
     @abc.abstractmethod
     def encode(self, text: str | bytes) -> np.ndarray:
