@@ -192,6 +192,10 @@ def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
         "inner": fields["inner"] or 4 * fields["width"],
         "attention_scale": fields["attention_scale"] or size**-0.5,
     }
+    if out["full_every"] == 1 or out["window"] is None:
+        out |= {"full_every": 0, "window": None}
+    if out["full_every"] > out["depth"]:
+        out["full_every"] = 0
     if "encoder_depth" in out:
         out["encoder_depth"] = out["encoder_depth"] or out["depth"]
     unused = {k for names, used in ONLY_WITH.items() if not used(out) for k in names}

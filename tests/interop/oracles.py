@@ -32,6 +32,11 @@ CASES = {
     "qwen2_window": ("Qwen2ForCausalLM", {**LLAMA, "use_sliding_window": True, "sliding_window": 6,
                                           "max_window_layers": 0, "rope_parameters": YARN}),
     "qwen3": ("Qwen3ForCausalLM", {**LLAMA, "head_dim": 16, "tie_word_embeddings": True}),
+    "gemma": ("GemmaForCausalLM", {**GEMMA, "num_key_value_heads": 1}),
+    "gemma2": ("Gemma2ForCausalLM", {**GEMMA, "num_hidden_layers": 3, "sliding_window": 5, "query_pre_attn_scalar": 13,
+                                     "attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5}),
+    "gemma2_full": ("Gemma2ForCausalLM", {**GEMMA, "attn_logit_softcapping": None, "final_logit_softcapping": None,
+                                          "layer_types": ["full_attention"] * 2, "tie_word_embeddings": False}),
     "bert": ("BertForPreTraining", BERT),
     "bert_masked": ("BertForMaskedLM", {**BERT, "hidden_act": "gelu_new"}),
     "bert_bare": ("BertModel", BERT),
@@ -50,6 +55,8 @@ def make(case: str, folder: Path | None = None, **more: Any) -> Any:
     torch.manual_seed(sum(map(ord, case)))
     kind = getattr(transformers, name)
     model = kind(kind.config_class(**{**options, **more})).eval()
+    if case.startswith("gemma"):
+        model.set_attn_implementation("eager")  # the others leave out the bound on the scores
     with torch.no_grad():  # fresh weights have zero biases and equal norms
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fmjax.core.config import build, call
 from fmjax.interop import family, hugging_face
-from fmjax.models import bert, gpt2, llama, t5
+from fmjax.models import bert, gemma, gpt2, llama, t5
 
 FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}  # to compile
 SIZE = dict(vocab=31, width=16, depth=2, heads=4, inner=24)
@@ -19,6 +19,9 @@ MODELS = {
     "mistral": call(llama.mistral_7b, **{**SIZE, "heads": 8}, window=5),
     "qwen2": call(llama.qwen2_05b, **SIZE, groups=2, window=7, rope_scaling="yarn", rope_factor=2.0, rope_length=16),
     "qwen3": call(llama.qwen3_06b, **SIZE, groups=2, head_size=8),
+    "gemma": call(gemma.gemma_2b, **SIZE, head_size=8, embed_scale=4.0),
+    "gemma untied": call(gemma.gemma_7b, **SIZE, head_size=4, embed_scale=4.0, tied=False),
+    "gemma2": call(gemma.gemma2_2b, **{**SIZE, "depth": 4}, groups=2, head_size=8, embed_scale=4.0, window=5),
     "bert": call(bert.bert_base, **SIZE, length=16),
     "bert bare": call(bert.minilm_l6, **SIZE, length=16),
     "roberta": call(bert.roberta_base, **SIZE, length=16),

@@ -96,28 +96,34 @@ def late_window() -> Option:
     return Option(keys, read, write)
 
 
-def family(name: str, architecture: str, *options: Option, **more: Any) -> Family:
-    """One of those that share the table."""
-    model = partial(Decoder, position="rotary", norm="rms", **more)
+def family(name: str, architecture: str, *options: Option, rows: tuple[Row, ...] = ROWS, **more: Any) -> Family:
+    """One of those with Llama's names; `more` are fields that all its models have."""
+    model = partial(Decoder, **{"position": "rotary", "norm": "rms", **more})
     return Family(
-        name, model, ROWS, (*options, option("hidden_act", "feed_forward", "silu", GATES), rotary()),
-        lambda fields: architecture, prefix="model.", repeats=REPEATS, skips=SKIPS,
-    )  # fmt: skip
+        name,
+        model,
+        rows,
+        (*options, rotary()),
+        lambda fields: architecture,
+        prefix="model.",
+        repeats=REPEATS,
+        skips=SKIPS,
+    )
 
 
-UNTIED = option("tie_word_embeddings", "tied", False)
+COMMON = (option("tie_word_embeddings", "tied", False), option("hidden_act", "feed_forward", "silu", GATES))
 LLAMA = family(
-    "llama", "LlamaForCausalLM", *sizes(32000, 4096, 11008, 32, 32, 2048), grouped(), head_size(), UNTIED, biases(),
+    "llama", "LlamaForCausalLM", *sizes(32000, 4096, 11008, 32, 32, 2048), grouped(), head_size(), biases(), *COMMON,
 )  # fmt: skip
 MISTRAL = family(
     "mistral", "MistralForCausalLM", *sizes(32000, 4096, 14336, 32, 32, 131072), grouped(default=8), head_size(),
-    UNTIED, option("sliding_window", "window", 4096),
+    *COMMON, option("sliding_window", "window", 4096),
 )  # fmt: skip
 QWEN2 = family(
     "qwen2", "Qwen2ForCausalLM", *sizes(151936, 4096, 22016, 32, 32, 32768), grouped(default=32), head_size(),
-    UNTIED, late_window(), ignored("use_mrope"), qkv_bias=True,
+    *COMMON, late_window(), ignored("use_mrope"), qkv_bias=True,
 )  # fmt: skip
 QWEN3 = family(
     "qwen3", "Qwen3ForCausalLM", *sizes(151936, 4096, 22016, 32, 32, 32768), grouped(default=32), head_size(128),
-    UNTIED, late_window(), fixed(attention_bias=False), qk_norm=True,
+    *COMMON, late_window(), fixed(attention_bias=False), qk_norm=True,
 )  # fmt: skip
