@@ -42,6 +42,8 @@ FAMILIES: dict[str, tuple[str, str, dict[str, Any]]] = {
     "gemma2": ("Gemma 2 (bounded scores and logits, windows of 24)", "Gemma2ForCausalLM",
                {**LLAMA, "head_dim": 64, "sliding_window": 24, "attn_logit_softcapping": 5.0,
                 "final_logit_softcapping": 4.0, "attn_implementation": "eager"}),
+    "gemma3_text": ("Gemma 3 text (normalised queries and keys, two bases)", "Gemma3ForCausalLM",
+                    {**LLAMA, "num_hidden_layers": 6, "head_dim": 64, "sliding_window": 24}),
     "bert": ("BERT, masked tokens", "BertForPreTraining", BERT),
     "roberta": ("RoBERTa, masked tokens", "RobertaForMaskedLM", {**BERT, "type_vocab_size": 1}),
     "t5": ("T5 1.0", "T5ForConditionalGeneration", T5),

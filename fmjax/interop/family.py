@@ -196,6 +196,8 @@ def plain(fields: Mapping[str, Any]) -> dict[str, Any]:
         out |= {"full_every": 0, "window": None}
     if out["full_every"] > out["depth"]:
         out["full_every"] = 0
+    if out["rope_scaling"] == "none":
+        out["rope_base_local"] = out["rope_base_local"] or out["rope_base"]
     if "encoder_depth" in out:
         out["encoder_depth"] = out["encoder_depth"] or out["depth"]
     unused = {k for names, used in ONLY_WITH.items() if not used(out) for k in names}

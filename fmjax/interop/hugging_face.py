@@ -12,7 +12,7 @@ from fmjax.core.config import build, did_you_mean
 from fmjax.core.errors import CheckpointError, ConfigError
 from fmjax.interop import tensors as files
 from fmjax.interop.families.bert import BERT, ROBERTA
-from fmjax.interop.families.gemma import GEMMA, GEMMA2
+from fmjax.interop.families.gemma import GEMMA, GEMMA2, GEMMA3
 from fmjax.interop.families.gpt2 import GPT2
 from fmjax.interop.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from fmjax.interop.families.t5 import T5
@@ -22,7 +22,9 @@ from fmjax.interop.options import KEPT, NEUTRAL, Json
 
 CONFIG = "config.json"
 # The first that can hold a model gets it.
-FAMILIES = {family.name: family for family in (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, BERT, ROBERTA, T5)}
+FAMILIES = {
+    family.name: family for family in (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, BERT, ROBERTA, T5)
+}
 
 
 def is_folder(path: str | Path) -> bool:

@@ -73,3 +73,25 @@ def write(fields: Mapping[str, Any]) -> Json:
     if kind == "llama3":
         out["rope_scaling"] |= ONLY["llama3"]
     return out
+
+
+def rotary_of_two(default: float = 1_000_000.0, local: float = 10_000.0) -> Option:
+    """Base and scaling of the blocks that see all, and the base of those with a window (Gemma 3)."""
+    keys = ("rope_parameters", "rope_theta", "rope_scaling", "rope_local_base_freq", "partial_rotary_factor")
+
+    def read(config: Json, _: Any) -> dict[str, Any]:
+        both = config.get("rope_parameters") or {}
+        if both.keys() - {"full_attention", "sliding_attention"}:
+            raise ConfigError("rope_parameters must hold full_attention and sliding_attention")
+        far = {**(both.get("full_attention") or {}), **(config.get("rope_scaling") or {})}
+        near = dict(both.get("sliding_attention") or {})
+        fields = scaled(far, far.pop("rope_theta", config.get("rope_theta", default)), config)
+        base = near.pop("rope_theta", config.get("rope_local_base_freq", local))
+        if scaled(near, base, config)["rope_scaling"] != "none":
+            raise ConfigError("rope_scaling of the blocks with a window is not supported")
+        return {**fields, "rope_base_local": float(base)}
+
+    def both_written(fields: Mapping[str, Any]) -> Json:
+        return {**write(fields), "rope_local_base_freq": fields["rope_base_local"] or fields["rope_base"]}
+
+    return Option(keys, read, both_written)

@@ -12,6 +12,7 @@ from fmjax.core.errors import ConfigError
 from fmjax.nn import masks
 from fmjax.nn.cache import Kept, Places, remember
 from fmjax.nn.linear import Linear, default_kernel
+from fmjax.nn.norm import RMSNormOne
 from fmjax.nn.position import Rotary
 
 CHUNK = 256  # queries at a time in the chunked backend
@@ -165,7 +166,8 @@ class Attention(nn.Module):
       size: numbers a head (K); None is D / H.
       causal: whether a token sees only itself and what came before.
       rotary: how queries and keys are turned by their positions; None does not.
-      qk_norm: whether queries and keys are RMS-normalised (arXiv 2302.05442).
+      qk_norm: whether queries and keys are RMS-normalised (arXiv 2302.05442); `norm_one`: with the scale kept as its
+        distance from one.
       use_bias: biases on all projections; `qkv_bias` on all but the last.
       window, softcap, scale, dropout: see `attend`.
       eps: of the norms of queries and keys.
@@ -179,6 +181,7 @@ class Attention(nn.Module):
     causal: bool = False
     rotary: Rotary | None = Rotary()
     qk_norm: bool = False
+    norm_one: bool = False
     use_bias: bool = False
     qkv_bias: bool = False
     window: int | None = None
@@ -217,8 +220,9 @@ class Attention(nn.Module):
             return Linear((heads, K), use_bias=biased, dtype=self.dtype, name=name)(of)
 
         q_BTHK = project("query", H, x)
+        norm = RMSNormOne if self.norm_one else nn.RMSNorm
         if self.qk_norm:
-            q_BTHK = nn.RMSNorm(epsilon=self.eps, dtype=q_BTHK.dtype, name="query_norm")(q_BTHK)
+            q_BTHK = norm(epsilon=self.eps, dtype=q_BTHK.dtype, name="query_norm")(q_BTHK)
         causal, window = self.causal, self.window
         if cache is not None and places is None:
             k_BSGK, v_BSGK = cache["key"], cache["value"]
@@ -226,7 +230,7 @@ class Attention(nn.Module):
             source = x if memory is None else memory
             k_BSGK, v_BSGK = project("key", G, source), project("value", G, source)
             if self.qk_norm:
-                k_BSGK = nn.RMSNorm(epsilon=self.eps, dtype=k_BSGK.dtype, name="key_norm")(k_BSGK)
+                k_BSGK = norm(epsilon=self.eps, dtype=k_BSGK.dtype, name="key_norm")(k_BSGK)
         if self.rotary is not None and memory is None:
             q_BTHK, k_BSGK = self.rotary(q_BTHK, positions), self.rotary(k_BSGK, positions)
         if places is not None:

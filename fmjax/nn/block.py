@@ -116,9 +116,9 @@ class Block(nn.Module):
         # The branches of all blocks add to one stream; their sum keeps its size when each starts this small (GPT-2).
         small = nn.initializers.variance_scaling(0.5 / spec.depth, "fan_in", "truncated_normal")
         attention = partial(
-            Attention, spec.heads, spec.groups, spec.head_size, qk_norm=spec.qk_norm, use_bias=spec.use_bias,
-            qkv_bias=spec.qkv_bias, softcap=spec.softcap, scale=spec.attention_scale, dropout=spec.attention_dropout,
-            eps=spec.eps, dtype=spec.dtype, out_init=small, backend=spec.backend,
+            Attention, spec.heads, spec.groups, spec.head_size, qk_norm=spec.qk_norm, norm_one=spec.norm == "rms_one",
+            use_bias=spec.use_bias, qkv_bias=spec.qkv_bias, softcap=spec.softcap, scale=spec.attention_scale,
+            dropout=spec.attention_dropout, eps=spec.eps, dtype=spec.dtype, out_init=small, backend=spec.backend,
         )  # fmt: skip
         own = attention(causal=causal, rotary=spec.rotary, window=spec.window, name="attention")
         kept = None if cache is None else cache["own"]

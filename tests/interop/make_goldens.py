@@ -13,7 +13,7 @@ from oracles import ids, make, theirs
 from safetensors.numpy import save_file
 
 FOLDER = Path(__file__).parent / "goldens"
-CASES = ("gpt2", "llama_llama3", "llama_yarn", "mistral", "qwen2", "qwen3", "gemma", "gemma2",
+CASES = ("gpt2", "llama_llama3", "llama_yarn", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_linear",
          "bert", "bert_bare", "roberta", "t5",
          "t5_v11")  # fmt: skip
 OURS = {"_name_or_path", "transformers_version"}

@@ -37,6 +37,11 @@ CASES = {
                                      "attn_logit_softcapping": 2.0, "final_logit_softcapping": 1.5}),
     "gemma2_full": ("Gemma2ForCausalLM", {**GEMMA, "attn_logit_softcapping": None, "final_logit_softcapping": None,
                                           "layer_types": ["full_attention"] * 2, "tie_word_embeddings": False}),
+    "gemma3_text": ("Gemma3ForCausalLM", {**GEMMA, "num_hidden_layers": 6, "sliding_window": 5}),
+    "gemma3_linear": ("Gemma3ForCausalLM", {**GEMMA, "num_hidden_layers": 3, "sliding_window": 5, "layer_types": [
+        "sliding_attention", "sliding_attention", "full_attention"], "rope_parameters": {
+            "full_attention": {"rope_type": "linear", "factor": 4.0, "rope_theta": 1e5},
+            "sliding_attention": {"rope_type": "default", "rope_theta": 1e3}}}),
     "bert": ("BertForPreTraining", BERT),
     "bert_masked": ("BertForMaskedLM", {**BERT, "hidden_act": "gelu_new"}),
     "bert_bare": ("BertModel", BERT),

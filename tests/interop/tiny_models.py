@@ -22,6 +22,7 @@ MODELS = {
     "gemma": call(gemma.gemma_2b, **SIZE, head_size=8, embed_scale=4.0),
     "gemma untied": call(gemma.gemma_7b, **SIZE, head_size=4, embed_scale=4.0, tied=False),
     "gemma2": call(gemma.gemma2_2b, **{**SIZE, "depth": 4}, groups=2, head_size=8, embed_scale=4.0, window=5),
+    "gemma3_text": call(gemma.gemma3_1b, **{**SIZE, "depth": 6}, head_size=8, embed_scale=4.0, window=5),
     "bert": call(bert.bert_base, **SIZE, length=16),
     "bert bare": call(bert.minilm_l6, **SIZE, length=16),
     "roberta": call(bert.roberta_base, **SIZE, length=16),

@@ -1,4 +1,4 @@
-"""Gemma and Gemma 2: Llama's table of weights, with other norms in the second."""
+"""Gemma 1, 2 and 3 (text): Llama's table of weights, with other norms from the second on."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,6 +7,7 @@ from fmjax.core.errors import ConfigError
 from fmjax.interop.families.llama import ATTENTION, ENDS, FORWARD, NORMS, family, sizes
 from fmjax.interop.layouts import Row
 from fmjax.interop.options import Json, Option, fixed, grouped, head_size, ignored, option
+from fmjax.interop.rotary import rotary_of_two
 
 SANDWICH = (
     Row("layers.{i}.input_layernorm.weight", "block_{i}/attention_norm/scale"),
@@ -79,4 +80,11 @@ GEMMA2 = family(
     option("attn_logit_softcapping", "softcap", 50.0), option("final_logit_softcapping", "logit_softcap", 30.0),
     attention_scale(), windows(2), rows=(*ENDS, *SANDWICH, *ATTENTION, *FORWARD), norm="rms_one",
     norm_place="sandwich",
+)  # fmt: skip
+GEMMA3 = family(
+    "gemma3_text", "Gemma3ForCausalLM", *sizes(262208, 2304, 9216, 26, 8, 131072), grouped(default=4), head_size(256),
+    *COMMON, option("hidden_activation", "feed_forward", "gelu_pytorch_tanh", TANH), ignored("hidden_act"),
+    option("attn_logit_softcapping", "softcap"), option("final_logit_softcapping", "logit_softcap"),
+    attention_scale(), windows(6), rows=(*ENDS, *SANDWICH, *ATTENTION, *FORWARD), positions=rotary_of_two(),
+    norm="rms_one", norm_place="sandwich", qk_norm=True,
 )  # fmt: skip

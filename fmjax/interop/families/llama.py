@@ -36,6 +36,7 @@ NORMS = (
 )
 ROWS = (*ENDS, *NORMS, *ATTENTION, *FORWARD)
 REPEATS = {"lm_head.weight": "embed_tokens.weight"}
+ROTARY = rotary()
 SKIPS = (r"rotary_emb\.inv_freq$",)
 
 
@@ -96,19 +97,16 @@ def late_window() -> Option:
     return Option(keys, read, write)
 
 
-def family(name: str, architecture: str, *options: Option, rows: tuple[Row, ...] = ROWS, **more: Any) -> Family:
+def family(
+    name: str, architecture: str, *options: Option, rows: tuple[Row, ...] = ROWS, positions: Option = ROTARY,
+    **more: Any,
+) -> Family:  # fmt: skip
     """One of those with Llama's names; `more` are fields that all its models have."""
     model = partial(Decoder, **{"position": "rotary", "norm": "rms", **more})
     return Family(
-        name,
-        model,
-        rows,
-        (*options, rotary()),
-        lambda fields: architecture,
-        prefix="model.",
-        repeats=REPEATS,
+        name, model, rows, (*options, positions), lambda fields: architecture, prefix="model.", repeats=REPEATS,
         skips=SKIPS,
-    )
+    )  # fmt: skip
 
 
 COMMON = (option("tie_word_embeddings", "tied", False), option("hidden_act", "feed_forward", "silu", GATES))
