@@ -64,6 +64,20 @@ def model(path: str, **changes: Any) -> ConfigDict:
     return found
 
 
+def variant(text: str) -> tuple[bool, str]:
+    """(whether the size is full, the folder to start from or "") of a config's variant: full, smoke or start=PATH.
+
+    Raises:
+      ConfigError: another variant.
+    """
+    name, _, path = text.partition("=")
+    if name == "start" and path:
+        return True, path
+    if text not in ("full", "smoke"):
+        raise ConfigError(f"there is no variant {text!r}; there is full, smoke, and start=PATH of a run or a model")
+    return text == "full", ""
+
+
 def tokenizer(path: str) -> ConfigDict:
     """The call of the tokenizer in a folder, to write into a config."""
     return call(tokenizers.load, path=str(_tokenizer_place(path)))

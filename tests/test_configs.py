@@ -14,6 +14,7 @@ NEEDS_DATA = {
     "configs/vision/convnet_cifar10.py",
     "configs/language/gpt_shakespeare_char.py",
     "configs/language/rnn_text.py",
+    "configs/language/bert_words.py",
     "configs/language/squad.py",
     "configs/language/sst2.py",
     "configs/language/wnut17.py",

@@ -10,10 +10,9 @@ test is the English XQuAD, a part of SQuAD 1.1's dev set, less the articles that
 encoder so few questions teach little more than what an answer looks like.
 """
 
-from typing import Literal
-
 from ml_collections import ConfigDict
 
+from fmjax import pretrained
 from fmjax.core.config import call
 from fmjax.data import pipeline, questions, tokenizers
 from fmjax.evals import answers, evaluators, metrics
@@ -25,17 +24,19 @@ TRAIN = "$FMJAX_DATA/nlp/squad2_devpart.json.gz"
 TEST = "$FMJAX_DATA/nlp/xquad_en.json.gz"
 
 
-def get_config(variant: Literal["full", "smoke"] = "full") -> ConfigDict:
-    """`variant` is "full", or "smoke" for the two steps that the tests take."""
-    full = variant == "full"
+def get_config(variant: str = "full") -> ConfigDict:
+    """`variant` is "full", "start=PATH", or "smoke" for the two steps that the tests take."""
+    full, start = pretrained.variant(variant)
     config = ConfigDict({"seed": 0, "steps": 400 if full else 2})
-    backbone, subwords = language_model(full)
+    backbone, subwords = language_model(full, start)
     config.model = call(heads.TokenClassifier, backbone=backbone, classes=2, dropout=0.1)
     config.objective = call(spans.Spans)
     steps = config.get_oneway_ref("steps")
     rate = call(schedules.warmup_cosine, peak=1e-3, steps=steps, warmup="10%")
     config.optimizer = call(optimizers.adamw, rate=rate, decay=0.1)
     config.clip = 1.0
+    if start:
+        config.init = call(pretrained.weights, path=start)
     sizes = {"length": 256, "stride": 128} if full else {"length": 192, "stride": 96, "longest": 48}
 
     def asked(paths: str, **which: str) -> ConfigDict:
@@ -53,8 +54,10 @@ def get_config(variant: Literal["full", "smoke"] = "full") -> ConfigDict:
     return config
 
 
-def language_model(full: bool) -> tuple[ConfigDict, ConfigDict]:
+def language_model(full: bool, start: str) -> tuple[ConfigDict, ConfigDict]:
     """The backbone, and the tokenizer that it reads with."""
+    if start:
+        return pretrained.model(start), pretrained.tokenizer(start)
     vocab = 6000 if full else 400
     passages = call(questions.Passages, paths=TRAIN, part="train" if full else "validation")
     subwords = call(tokenizers.trained_wordpiece, corpus=passages, vocab=vocab)

@@ -10,10 +10,9 @@ what is chosen is chosen on 2,000 rows held out of the training file. These are 
 phrases are trained on: accuracy on them (0.89) is flattered, and only good for choosing.
 """
 
-from typing import Literal
-
 from ml_collections import ConfigDict
 
+from fmjax import pretrained
 from fmjax.core.config import call
 from fmjax.data import corpora, labelled, pipeline, splits, tokenizers
 from fmjax.evals import evaluators, metrics
@@ -24,17 +23,19 @@ from fmjax.optim import optimizers, schedules
 FOLDER = "$FMJAX_DATA/nlp/sst2_"
 
 
-def get_config(variant: Literal["full", "smoke"] = "full") -> ConfigDict:
-    """`variant` is "full", or "smoke" for the two steps that the tests take."""
-    full = variant == "full"
-    config = ConfigDict({"seed": 0, "steps": 1500 if full else 2})
-    backbone, subwords = language_model(full)
+def get_config(variant: str = "full") -> ConfigDict:
+    """`variant` is "full", "start=PATH", or "smoke" for the two steps that the tests take."""
+    full, start = pretrained.variant(variant)
+    config = ConfigDict({"seed": 0, "steps": 400 if full else 2})
+    backbone, subwords = language_model(full, start)
     config.model = call(heads.Classifier, backbone=backbone, classes=2, pool="mean", dropout=0.1)
     config.objective = call(texts.ClassifyText)
     steps = config.get_oneway_ref("steps")
     rate = call(schedules.warmup_cosine, peak=1e-3, steps=steps, warmup="10%")
     config.optimizer = call(optimizers.adamw, rate=rate, decay=0.1)
     config.clip = 1.0
+    if start:
+        config.init = call(pretrained.weights, path=start)
 
     def phrases(file: str) -> ConfigDict:
         return call(
@@ -57,8 +58,10 @@ def get_config(variant: Literal["full", "smoke"] = "full") -> ConfigDict:
     return config
 
 
-def language_model(full: bool) -> tuple[ConfigDict, ConfigDict]:
+def language_model(full: bool, start: str) -> tuple[ConfigDict, ConfigDict]:
     """The backbone, and the tokenizer that it reads with."""
+    if start:
+        return pretrained.model(start), pretrained.tokenizer(start)
     vocab = 8000 if full else 400
     sentences = call(corpora.TextFiles, paths=f"{FOLDER}{'train' if full else 'validation'}.jsonl.gz", field="sentence")
     subwords = call(tokenizers.trained_wordpiece, corpus=sentences, vocab=vocab)
