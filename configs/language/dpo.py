@@ -1,18 +1,18 @@
 """Direct preference optimisation in small: of two answers about a review, the right one is preferred.
 
 Run:      python -m fmjax.train --config=configs/language/dpo.py
+          python -m fmjax.train --config=configs/language/dpo.py:start=RUN_OF_CHAT_SFT --config.optimizer.rate.peak=5e-4
 Data:     sst2_train.jsonl.gz and sst2_validation.jsonl.gz, under $FMJAX_DATA/nlp.
 Takes:    a few minutes on two CPU cores.
 Reaches:  not measured yet; 0.50 is chance.
 
-Both nets begin with random weights here, so that the whole is small; the question, the answers and the tokenizer are
-those of chat_sft.py, whose runs are what preferences would refine.
+By itself it begins with random weights, so that the whole is small; the question, the answers and the tokenizer are
+those of chat_sft.py, whose runs are what preferences refine.
 """
-
-from typing import Literal
 
 from ml_collections import ConfigDict
 
+from fmjax import pretrained
 from fmjax.core.config import call
 from fmjax.data import asked, corpora, pipeline, preferences, tokenizers
 from fmjax.evals import evaluators, metrics
@@ -23,9 +23,9 @@ from fmjax.optim import optimizers, schedules
 FOLDER = "$FMJAX_DATA/nlp/sst2_"
 
 
-def get_config(variant: Literal["full", "smoke"] = "full") -> ConfigDict:
-    """`variant` is "full", or "smoke" for the two steps that the tests take."""
-    full = variant == "full"
+def get_config(variant: str = "full") -> ConfigDict:
+    """`variant` is "full", "start=PATH" of a run of chat_sft.py, or "smoke" for the two steps that the tests take."""
+    full, start = pretrained.variant(variant)
     config = ConfigDict({"seed": 0, "steps": 400 if full else 2})
     vocab, train = (2000, "train") if full else (300, "validation")
     corpus = call(corpora.TextFiles, paths=f"{FOLDER}{train}.jsonl.gz", field="sentence")
@@ -34,6 +34,9 @@ def get_config(variant: Literal["full", "smoke"] = "full") -> ConfigDict:
         transformer.Decoder, vocab=vocab, width=96 if full else 16, depth=2 if full else 1, heads=4,
         ngrams=(2,), buckets=8192 if full else 64,
     )  # fmt: skip
+    if start:  # both nets begin where the chats ended
+        decoder, subwords = pretrained.model(start), pretrained.tokenizer(start)
+        config.init = call(pretrained.weights, path=start)
     config.models = {"model": decoder, "reference": decoder.copy_and_resolve_references()}
     config.objective = call(preference.DPO, beta=0.1)
     steps = config.get_oneway_ref("steps")

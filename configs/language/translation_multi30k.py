@@ -13,20 +13,21 @@ from ml_collections import ConfigDict
 
 from fmjax.core.config import call
 from fmjax.data import corpora, pairs, pipeline, tokenizers
-from fmjax.evals import evaluators, metrics
+from fmjax.decoding import beam
+from fmjax.evals import evaluators, generation, metrics, text_scores
 from fmjax.models import transformer
 from fmjax.objectives import sequence
 from fmjax.optim import optimizers, schedules
 
 
-def get_config(size: Literal["full", "smoke"] = "full") -> ConfigDict:
-    """`size` is "full", or "smoke" for the two steps that the tests take."""
-    full = size == "full"
-    config = ConfigDict({"seed": 0, "steps": 500 if full else 2})
-    vocab = 4000 if full else 300
+def get_config(size: Literal["full", "gpu", "smoke"] = "full") -> ConfigDict:
+    """`size` is "full" for a CPU, "gpu" for 9M parameters and 30 epochs, or "smoke" for the tests' two steps."""
+    full, gpu = size != "smoke", size == "gpu"
+    config = ConfigDict({"seed": 0, "steps": 7000 if gpu else 1200 if full else 2})
+    vocab = 8000 if gpu else 4000 if full else 300
     config.model = call(
-        transformer.EncoderDecoder, vocab=vocab, width=128 if full else 16, depth=2 if full else 1, heads=4,
-        dropout=0.1,
+        transformer.EncoderDecoder, vocab=vocab, width=256 if gpu else 128 if full else 16,
+        depth=4 if gpu else 2 if full else 1, heads=8 if gpu else 4, dropout=0.3 if gpu else 0.1,
     )  # fmt: skip
     config.objective = call(sequence.SequenceToSequence, smoothing=0.1)
     steps = config.get_oneway_ref("steps")
@@ -40,17 +41,29 @@ def get_config(size: Literal["full", "smoke"] = "full") -> ConfigDict:
     )
     subwords = call(tokenizers.trained_bpe, corpus=call(corpora.Several, corpora=both), vocab=vocab)
 
-    def captions(part: str) -> ConfigDict:
+    def captions(part: str, length: int) -> ConfigDict:
         return call(
             pairs.Pairs, paths=f"{folder}{part}.jsonl.gz", source="de", target="en", tokenizer=subwords,
-            source_length=48 if full else 32, target_length=48 if full else 32, long="truncate",
+            source_length=length, target_length=length, long="truncate",
         )  # fmt: skip
 
-    config.data = call(pipeline.stream, source=captions("train" if full else "val"), batch_size=64 if full else 8)
+    config.data = call(
+        pipeline.stream, source=captions("train" if full else "val", 40 if full else 32),
+        batch_size=128 if gpu else 64 if full else 8,
+    )  # fmt: skip
+
+    def read(part: str) -> ConfigDict:
+        return call(
+            pipeline.one_pass, source=captions(part, 80 if full else 32), batch_size=64, limit=None if full else 64
+        )
 
     def over(part: str) -> ConfigDict:
-        one_pass = call(pipeline.one_pass, source=captions(part), batch_size=64, limit=None if full else 64)
-        return call(evaluators.average, data=one_pass, metrics={"loss": metrics.loss, "accuracy": metrics.accuracy})
+        numbers = {"loss": metrics.loss, "accuracy": metrics.accuracy}
+        return call(evaluators.average, data=read(part), metrics=numbers)
 
     config.evals = {"validation": over("val"), "test": over("test_2016_flickr")}
+    eos = call(tokenizers.special_id, tokenizer=subwords, name="eos")
+    search = call(beam.Beam, beams=4 if full else 2, length=64 if full else 4, eos=eos)
+    scores = {"bleu": text_scores.Bleu, "chrf": text_scores.Chrf}
+    config.evals.written = call(generation.generation, data=read("test_2016_flickr"), predict=search, metrics=scores)
     return config

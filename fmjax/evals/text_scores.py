@@ -34,6 +34,9 @@ class Bleu:
     lowercase: bool = False
     resamples: int = 1000
 
+    def __post_init__(self) -> None:
+        extra("sacrebleu", "eval")  # said before training, not after it
+
     def __call__(self, texts: Sequence[str], references: References) -> dict[str, Any]:
         library = extra("sacrebleu", "eval")
         return _sacre(library.metrics.BLEU, texts, references, self)
@@ -51,6 +54,9 @@ class Chrf:
     word_order: int = 0
     lowercase: bool = False
     resamples: int = 1000
+
+    def __post_init__(self) -> None:
+        extra("sacrebleu", "eval")  # said before training, not after it
 
     def __call__(self, texts: Sequence[str], references: References) -> dict[str, Any]:
         library = extra("sacrebleu", "eval")
@@ -70,6 +76,9 @@ class Rouge:
 
     stem: bool = False
     lines: bool = True
+
+    def __post_init__(self) -> None:
+        extra("rouge_score.rouge_scorer", "eval")  # said before training, not after it
 
     def __call__(self, texts: Sequence[str], references: References) -> dict[str, Any]:
         kinds = ("rouge1", "rouge2", "rougeL", "rougeLsum")
