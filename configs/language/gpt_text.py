@@ -13,7 +13,7 @@ from ml_collections import ConfigDict
 from fmjax.core.config import call
 from fmjax.data import corpora, pipeline, text, tokenizers
 from fmjax.decoding import sampling
-from fmjax.evals import evaluators, metrics, samples
+from fmjax.evals import domains, evaluators, metrics, samples
 from fmjax.models import transformer
 from fmjax.objectives import language
 from fmjax.optim import optimizers, schedules
@@ -40,14 +40,28 @@ def get_config(size: Literal["full", "smoke"] = "full") -> ConfigDict:
     config.data = call(pipeline.stream, source=crops, batch_size=8)
     numbers = {"loss": metrics.loss, "bits_per_byte": metrics.BitsPerByte}
 
-    def over(start: float, stop: float) -> ConfigDict:
-        """Every eighth window of a part of the four books that are held out."""
-        part = call(corpora.Part, corpus=held_out, start=start, stop=stop)
-        rows = call(text.Windows, corpus=part, tokenizer=byte, length=256, stride=2048)
-        one_pass = call(pipeline.one_pass, source=rows, batch_size=64, limit=None if full else 64)
-        return call(evaluators.average, data=one_pass, metrics=numbers)
+    def read(corpus: ConfigDict) -> ConfigDict:
+        """Every eighth window."""
+        rows = call(text.Windows, corpus=corpus, tokenizer=byte, length=256, stride=2048)
+        return call(pipeline.one_pass, source=rows, batch_size=64, limit=None if full else 64)
 
-    config.evals = {"validation": over(0.0, 0.5), "test": over(0.5, 1.0)}
+    halves = {"validation": (0.0, 0.5), "test": (0.5, 1.0)}  # of the four books that are held out
+    config.evals = {
+        name: call(
+            evaluators.average, metrics=numbers,
+            data=read(call(corpora.Part, corpus=held_out, start=start, stop=stop)),
+        )
+        for name, (start, stop) in halves.items()
+    }  # fmt: skip
+    others = {"novels": held_out}  # what else is text, and how much stranger it is
+    if full:
+        others["wikipedia"] = call(corpora.TextFiles, paths="$FMJAX_DATA/text/wikitext2_valid.txt.gz")
+        others["reviews"] = call(corpora.TextFiles, paths="$FMJAX_DATA/nlp/sst2_validation.jsonl.gz", field="sentence")
+        others["plays"] = call(corpora.TextFiles, paths="$FMJAX_DATA/text/tinyshakespeare.txt.gz")
+    config.evals.domains = call(
+        domains.domains, data={name: read(corpus) for name, corpus in others.items()},
+        metrics={**numbers, "perplexity": metrics.Perplexity},
+    )  # fmt: skip
     sampler = call(sampling.Sampler, length=400 if full else 8)
     prompts = ("The ", "She ", "When ", "It was ")
     config.evals.samples = call(samples.samples, tokenizer=byte, prompts=prompts, predict=sampler)
