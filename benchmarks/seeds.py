@@ -115,7 +115,7 @@ STUDIES = {
     ),
     "wnut17_minilm": Study(
         "WNUT-17 entities, test part, the real MiniLM", "test/f1", "configs/language/wnut17.py:start={minilm}",
-        overrides=("--config.optimizer.rate.peak=2e-4", "--config.steps=424"),
+        overrides=("--config.optimizer.rate.peak=2e-4", "--config.steps=318"),
         baseline=("wnut17_scratch", "from scratch"),
     ),
     "squad_scratch": Study(
