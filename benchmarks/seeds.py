@@ -36,7 +36,6 @@ class Study:
     also: tuple[str, ...] = ()  # other numbers, for the note: means over the seeds
 
 
-FINE = ("--config.optimizer.rate.peak=1e-3", "--config.steps=400")
 STUDIES = {
     "mlp_mnist": Study(
         "784-128-10 on MNIST, plain recipe", "test/accuracy", "configs/vision/mlp_mnist.py", seeds=5,
@@ -98,16 +97,16 @@ STUDIES = {
     ),
     "sst2_scratch": Study(
         "SST-2, the 872 sentences, small encoder from scratch", "test/accuracy",
-        "configs/language/sst2.py:start={runs}/bert_words/seed_0", overrides=("--config.init=None", *FINE),
+        "configs/language/sst2.py:start={runs}/bert_words/seed_0", overrides=("--config.init=None",),
     ),
     "sst2_pretrained": Study(
         "SST-2, the same encoder after bert_words.py", "test/accuracy",
-        "configs/language/sst2.py:start={runs}/bert_words/seed_0", overrides=FINE,
+        "configs/language/sst2.py:start={runs}/bert_words/seed_0",
         baseline=("sst2_scratch", "from scratch, same steps"), target="above scratch",
     ),
     "sst2_minilm": Study(
         "SST-2, the real MiniLM (22M parameters)", "test/accuracy", "configs/language/sst2.py:start={minilm}",
-        overrides=("--config.optimizer.rate.peak=1e-4", "--config.steps=400"),
+        overrides=("--config.optimizer.rate.peak=1e-4",),
         baseline=("sst2_pretrained", "the small encoder pretrained here, same steps"), target="above both",
     ),
     "wnut17_scratch": Study(
@@ -115,7 +114,7 @@ STUDIES = {
     ),
     "wnut17_minilm": Study(
         "WNUT-17 entities, test part, the real MiniLM", "test/f1", "configs/language/wnut17.py:start={minilm}",
-        overrides=("--config.optimizer.rate.peak=2e-4", "--config.steps=318"),
+        overrides=("--config.optimizer.rate.peak=2e-4",),
         baseline=("wnut17_scratch", "from scratch"),
     ),
     "squad_scratch": Study(

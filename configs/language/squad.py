@@ -27,7 +27,7 @@ TEST = "$FMJAX_DATA/nlp/xquad_en.json.gz"
 def get_config(variant: str = "full") -> ConfigDict:
     """`variant` is "full", "start=PATH", or "smoke" for the two steps that the tests take."""
     full, start = pretrained.variant(variant)
-    config = ConfigDict({"seed": 0, "steps": 300 if full else 2})
+    config = ConfigDict({"seed": 0, "steps": 120 if full else 2})
     backbone, subwords = language_model(full, start)
     config.model = call(heads.TokenClassifier, backbone=backbone, classes=2, dropout=0.1)
     config.objective = call(spans.Spans)
@@ -37,12 +37,12 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.clip = 1.0
     if start:
         config.init = call(pretrained.weights, path=start)
-    sizes = {"length": 256, "stride": 128} if full else {"length": 192, "stride": 96, "longest": 48}
+    sizes = {"length": 192, "stride": 96} if full else {"length": 192, "stride": 96, "longest": 48}
 
     def asked(paths: str, **which: str) -> ConfigDict:
         return call(questions.Questions, paths=paths, tokenizer=subwords, answerable=True, **which, **sizes)
 
-    config.data = call(pipeline.stream, source=asked(TRAIN, part="train"), batch_size=16 if full else 4)
+    config.data = call(pipeline.stream, source=asked(TRAIN, part="train"), batch_size=8 if full else 4)
 
     def over(source: ConfigDict) -> ConfigDict:
         one_pass = call(pipeline.one_pass, source=source, batch_size=32, limit=None if full else 32)

@@ -23,7 +23,7 @@ TAGS = tagged.bio("corporation", "creative-work", "group", "location", "person",
 def get_config(variant: str = "full") -> ConfigDict:
     """`variant` is "full", "start=PATH", or "smoke" for the two steps that the tests take."""
     full, start = pretrained.variant(variant)
-    config = ConfigDict({"seed": 0, "steps": 600 if full else 2})
+    config = ConfigDict({"seed": 0, "steps": 212 if full else 2})
     backbone, subwords = language_model(full, start)
     config.model = call(heads.TokenClassifier, backbone=backbone, classes=len(TAGS), dropout=0.3)
     config.objective = call(tagging.TagTokens)
@@ -37,10 +37,10 @@ def get_config(variant: str = "full") -> ConfigDict:
     def posts(part: str) -> ConfigDict:
         return call(
             tagged.TaggedWords, paths=f"{FOLDER}{part}.jsonl.gz", tokenizer=subwords, names=TAGS,
-            length=96 if full else 32,
+            length=64 if full else 32,
         )  # fmt: skip
 
-    config.data = call(pipeline.stream, source=posts("train" if full else "dev"), batch_size=32 if full else 8)
+    config.data = call(pipeline.stream, source=posts("train" if full else "dev"), batch_size=16 if full else 8)
 
     def over(part: str) -> ConfigDict:
         source = posts(part)
