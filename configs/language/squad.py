@@ -27,7 +27,7 @@ TEST = "$FMJAX_DATA/nlp/xquad_en.json.gz"
 def get_config(variant: str = "full") -> ConfigDict:
     """`variant` is "full", "start=PATH", or "smoke" for the two steps that the tests take."""
     full, start = pretrained.variant(variant)
-    config = ConfigDict({"seed": 0, "steps": 120 if full else 2})
+    config = ConfigDict({"seed": 0, "steps": 100 if full else 2})
     backbone, subwords = language_model(full, start)
     config.model = call(heads.TokenClassifier, backbone=backbone, classes=2, dropout=0.1)
     config.objective = call(spans.Spans)

@@ -26,12 +26,12 @@ FOLDER = "$FMJAX_DATA/nlp/sst2_"
 def get_config(variant: str = "full") -> ConfigDict:
     """`variant` is "full", "start=PATH", or "smoke" for the two steps that the tests take."""
     full, start = pretrained.variant(variant)
-    config = ConfigDict({"seed": 0, "steps": 200 if full else 2})
+    config = ConfigDict({"seed": 0, "steps": 800 if full else 2})
     backbone, subwords = language_model(full, start)
     config.model = call(heads.Classifier, backbone=backbone, classes=2, pool="mean", dropout=0.1)
     config.objective = call(texts.ClassifyText)
     steps = config.get_oneway_ref("steps")
-    rate = call(schedules.warmup_cosine, peak=1e-3, steps=steps, warmup="10%")
+    rate = call(schedules.warmup_cosine, peak=2e-3, steps=steps, warmup="10%")
     config.optimizer = call(optimizers.adamw, rate=rate, decay=0.1)
     config.clip = 1.0
     if start:

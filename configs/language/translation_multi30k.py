@@ -23,7 +23,7 @@ from fmjax.optim import optimizers, schedules
 def get_config(size: Literal["full", "gpu", "smoke"] = "full") -> ConfigDict:
     """`size` is "full" for a CPU, "gpu" for 9M parameters and 30 epochs, or "smoke" for the tests' two steps."""
     full, gpu = size != "smoke", size == "gpu"
-    config = ConfigDict({"seed": 0, "steps": 7000 if gpu else 600 if full else 2})
+    config = ConfigDict({"seed": 0, "steps": 7000 if gpu else 500 if full else 2})
     vocab = 8000 if gpu else 4000 if full else 300
     config.model = call(
         transformer.EncoderDecoder, vocab=vocab, width=256 if gpu else 128 if full else 16,

@@ -23,7 +23,7 @@ TAGS = tagged.bio("corporation", "creative-work", "group", "location", "person",
 def get_config(variant: str = "full") -> ConfigDict:
     """`variant` is "full", "start=PATH", or "smoke" for the two steps that the tests take."""
     full, start = pretrained.variant(variant)
-    config = ConfigDict({"seed": 0, "steps": 212 if full else 2})
+    config = ConfigDict({"seed": 0, "steps": 160 if full else 2})
     backbone, subwords = language_model(full, start)
     config.model = call(heads.TokenClassifier, backbone=backbone, classes=len(TAGS), dropout=0.3)
     config.objective = call(tagging.TagTokens)
