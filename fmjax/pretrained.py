@@ -159,7 +159,8 @@ class weights:
     """The weights a run starts from; what the folder has not stays fresh only where `fresh` says so.
 
     The model of the folder is found in the new one at the same addresses or, under a head, behind `backbone/`; then
-    the head is fresh without saying so. Of a folder with a head, a model without one takes what that stood on. Weights that the new model has no place for are left out and named in the log.
+    the head is fresh without saying so. Of a folder with a head, a model without one takes what that stood on. Weights
+    that the new model has no place for are left out and named in the log.
 
     Attributes:
       path: a run folder, a Hugging Face folder or a hub id.
