@@ -189,9 +189,9 @@ def _in_dtype(module: Any, dtype: str) -> Any:
     inner = {
         k: _in_dtype(v, dtype) for k, v in vars(module).items() if isinstance(v, nn.Module) and k not in ("parent",)
     }
-    if not hasattr(module, "dtype"):
+    if not hasattr(module, "dtype") and not inner:
         raise ConfigError(f"--config.dtype={dtype}: {type(module).__name__} computes in float32 only")
-    return module.clone(dtype=dtype, **inner)
+    return module.clone(**inner, **({"dtype": dtype} if hasattr(module, "dtype") else {}))
 
 
 def flops_per_step(program: Program) -> float | None:

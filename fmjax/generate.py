@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from fmjax.core.errors import ConfigError, DataError, UserError, exits
 
@@ -79,14 +79,14 @@ def main(argv: list[str] | None = None) -> int:
     wanted = [prompt for prompt in prompts for _ in range(args.samples)]
     encoded = [writer.encode(prompt) for prompt in wanted]
     if len(wanted) == 1 and not args.out and isinstance(decoder, Sampler):
-        shown = "" if writer.reads_and_writes else wanted[0]
-        sys.stdout.write(shown)
-        for piece in writer.stream(encoded[0], args.seed, args.stop, CHUNK, BUCKET):
+        begun = writer.begin(encoded[0], args.seed, BUCKET)  # what is wrong is said before anything is shown
+        sys.stdout.write("" if writer.reads_and_writes else wanted[0])
+        for piece in writer.stream(begun, args.stop, CHUNK):
             sys.stdout.write(piece)
             sys.stdout.flush()
         print()
         return 0
-    out = open(args.out, "w", encoding="utf-8") if args.out else None  # noqa: SIM115
+    out = _opened(args.out) if args.out else None
     try:
         for first in range(0, len(wanted), args.batch_size):
             part = slice(first, first + args.batch_size)
@@ -108,16 +108,24 @@ def _prompts(args: argparse.Namespace) -> list[str]:
     if not args.prompts_file:
         return [args.prompt]
     try:
-        lines = Path(args.prompts_file).read_text(encoding="utf-8").splitlines()
+        # Not splitlines: a text in JSON may hold other ends of lines as they are.
+        lines = Path(args.prompts_file).read_text(encoding="utf-8").removesuffix("\n").split("\n")
     except OSError as error:
         raise DataError(f"cannot read {args.prompts_file}: {error.strerror}") from None
     except UnicodeDecodeError:
         raise DataError(f"{args.prompts_file} is not UTF-8 text") from None
     if args.prompts_file.endswith(".jsonl"):
         lines = [_field(args.prompts_file, number, line) for number, line in enumerate(lines, 1) if line.strip()]
-    if not lines:
+    if lines in ([], [""]):
         raise ConfigError(f"{args.prompts_file} holds no prompt")
     return lines
+
+
+def _opened(path: str) -> TextIO:
+    try:
+        return open(path, "w", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot write --out={path}: {error.strerror}") from None
 
 
 def _field(name: str, number: int, line: str) -> str:

@@ -113,7 +113,7 @@ class Scorer:
 
     def continuations(self, contexts: Sequence[str], length: int, until: Sequence[str]) -> list[str]:
         """Greedy continuations of at most `length` tokens, up to the first of the stop strings."""
-        length = min(length, self.max_length - 1)
+        length = min(length, max(self.max_length // 2, 1))  # the other half is for the question
         room = self.max_length - length
         prompts = [(self.tokenizer.encode(text).tolist() or [self.prefix])[-room:] for text in contexts]
         predict = self._compiled(Sampler(length=length, temperature=0.0, eos=self.tokenizer.eos))

@@ -159,7 +159,8 @@ class weights:
     """The weights a run starts from; what the folder has not stays fresh only where `fresh` says so.
 
     The model of the folder is found in the new one at the same addresses or, under a head, behind `backbone/`; then
-    the head is fresh without saying so. Weights that the new model has no place for are left out and named in the log.
+    the head is fresh without saying so. Of a folder with a head, a model without one takes what that stood on. Weights
+    that the new model has no place for are left out and named in the log.
 
     Attributes:
       path: a run folder, a Hugging Face folder or a hub id.
@@ -203,8 +204,10 @@ class weights:
             return None
 
     def _match(self, net: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        inner = any(name.startswith(INNER) for name in here) and not any(name.startswith(INNER) for name in there)
-        at = INNER if inner else ""
+        headed, was = (any(name.startswith(INNER) for name in names) for names in (here, there))
+        inner, at = headed and not was, INNER if headed and not was else ""
+        if was and not headed:  # the model that a head stood on
+            there = {name.removeprefix(INNER): x for name, x in there.items() if name.startswith(INNER)}
         found = {at + name: x for name, x in there.items() if at + name in here}
         missing, wrong = [], []
         for name, leaf in here.items():

@@ -97,10 +97,13 @@ class Writer:
         tokens = np.asarray(jax.device_get(self._all(self._params, batch)["tokens"]))
         return [stopping.cut(self._text(row), stop)[0] for row in tokens[: len(prompts)]]
 
-    def stream(self, prompt: np.ndarray, seed: int, stop: Sequence[str], chunk: int, bucket: int) -> Iterator[str]:
-        """The text of one prompt in pieces, as it is written; needs a `Sampler`."""
-        batch = {**self._batch([prompt], bucket, 1), "seed": np.uint32(seed)}
-        state, ids, shown = self._begin(self._params, batch), [], ""
+    def begin(self, prompt: np.ndarray, seed: int, bucket: int) -> dict[str, Any]:
+        """One prompt read; what `stream` goes on from. Needs a `Sampler`."""
+        return self._begin(self._params, {**self._batch([prompt], bucket, 1), "seed": np.uint32(seed)})
+
+    def stream(self, state: dict[str, Any], stop: Sequence[str], chunk: int) -> Iterator[str]:
+        """The text of a prompt that `begin` read, in pieces, as it is written."""
+        ids, shown = [], ""
         while len(ids) < self.decoder.length:
             state, tokens = self._more(self._params, state, chunk)
             ids += np.asarray(tokens)[0].tolist()
@@ -122,10 +125,10 @@ class Writer:
         return self.target_tokenizer.decode([i for i in ids if i < self.target_tokenizer.vocab])
 
     def _batch(self, prompts: Sequence[np.ndarray], bucket: int, rows: int) -> dict[str, np.ndarray]:
-        module = self.nets["model"][0]
         width = -(-max(map(len, prompts)) // bucket) * bucket
-        if getattr(module, "position", None) == "learned":  # a table has no room to spare
-            room = module.length if self.reads_and_writes else module.length - self.decoder.length
+        tables = [m.length for m, _ in self.nets.values() if getattr(m, "position", None) == "learned"]
+        if tables:  # which have no room to spare
+            room = min(tables) - (0 if self.reads_and_writes else self.decoder.room)
             width = max(min(width, room), max(map(len, prompts)))
         tokens, segments = (np.zeros((rows, width), np.int32) for _ in range(2))
         for i in range(rows):

@@ -64,7 +64,7 @@ def test_what_is_streamed_is_what_is_written_at_once(runs, capsys):
     writer = Writer.load(str(runs / "model"), decoder=Sampler(temperature=0, length=70))
     prompt = writer.encode("the cat")
     whole = writer.write([prompt, writer.encode("and the d")], 0, [], 2, 32)
-    pieces = list(writer.stream(prompt, 0, [], 5, 32))
+    pieces = list(writer.stream(writer.begin(prompt, 0, 32), [], 5))
     assert len(pieces) > 5
     assert "".join(pieces) == whole[0]
     assert "ïve" in whole[0]  # a character of two bytes, which no piece cuts
@@ -97,6 +97,19 @@ def test_prompts_of_a_file_are_written_in_order_whatever_the_batch(runs, capsys,
     assert shown == "".join(f"--- {i}\n{row['prompt']}{row['text']}\n" for i, row in enumerate(rows, 1))
 
 
+def test_a_prompt_in_json_may_hold_ends_of_lines_of_other_kinds(runs, tmp_path):
+    prompts = ["the\x85cat", "and\u2028the dog"]
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "out.jsonl"
+    file.write_text("".join(json.dumps({"prompt": p}, ensure_ascii=False) + "\n" for p in prompts))
+    generate.main([f"--workdir={runs / 'model'}", "--length=2", f"--prompts_file={file}", f"--out={out}"])
+    assert [json.loads(line)["prompt"] for line in out.read_text().removesuffix("\n").split("\n")] == prompts
+
+
+def test_a_draft_fits_as_long_a_text_as_its_drafts_leave_room_for(runs, capsys):
+    args = [f"--workdir={runs / 'learned'}", "--prompt=the", "--length=55", "--temperature=0"]  # of 64 places
+    assert said(capsys, *args, f"--draft={runs / 'learned'}") == said(capsys, *args)
+
+
 def test_a_draft_and_one_beam_write_what_greedy_writes(runs, capsys):
     args = [f"--workdir={runs / 'model'}", "--prompt=the cat", "--length=20"]
     greedy = said(capsys, *args, "--temperature=0")
@@ -116,7 +129,7 @@ def test_a_writer_serves_prompts_of_other_lengths_without_compiling_again(runs):
     assert writer._all._cache_size() == 1
 
 
-def test_what_cannot_be_written_is_one_line(runs, tmp_path):
+def test_what_cannot_be_written_is_one_line(runs, tmp_path, capsys):
     model, learned = f"--workdir={runs / 'model'}", f"--workdir={runs / 'learned'}"
     empty, broken = tmp_path / "empty.txt", tmp_path / "broken.jsonl"
     empty.write_text("")
@@ -135,12 +148,15 @@ def test_what_cannot_be_written_is_one_line(runs, tmp_path):
         ([model, f"--prompts_file={empty}"], "holds no prompt"),
         ([model, f"--prompts_file={broken}"], "line 2"),
         ([model, f"--prompts_file={tmp_path / 'none.txt'}"], "cannot read"),
+        ([model, "--prompt=a", f"--out={tmp_path / 'no' / 'folder'}"], "cannot write --out"),
+        ([model, "--prompt=a", "--top_k=1000"], "top_k is 1000"),
         ([f"--workdir={tmp_path / 'nothing'}"], "there is no folder"),
         ([f"--workdir={pickled}", "--prompt=a"], "pickle"),
     ):
         with pytest.raises(UserError, match=words) as caught:
             generate.main(args)
         assert "\n" not in str(caught.value)
+        assert not capsys.readouterr().out
 
 
 def test_weights_alone_are_read(runs):

@@ -120,6 +120,11 @@ def test_what_is_written_is_the_likeliest_token_by_token_for_prompts_of_any_leng
         assert wrote == cut(scorer.tokenizer.decode(ids[-6:]), ["!"])
 
 
+def test_half_of_the_context_is_kept_for_the_question_however_much_is_to_be_written(scorer):
+    text = "The capital of France is Paris. The capital of"
+    assert scorer.continuations([text], 256, ()) == scorer.continuations([text[-24:]], 24, ())
+
+
 def test_the_command_agrees_with_fmjaxs_own_multiple_choice(folder, capsys):
     home, numbers = folder
     argv = [f"--workdir={home}", "--tasks=capitals,sentences", f"--tasks_folder={EXAMPLE}", "--batch=4"]

@@ -120,3 +120,12 @@ def test_the_wrong_tokenizer_is_refused_unless_one_insists(first, tmp_path):
         fit(config_of(tmp_path, tokenizer=letters, init=init), progress=False)
     init.any_tokenizer = True
     fit(config_of(tmp_path, tokenizer=letters, init=init), progress=False)
+
+
+def test_a_model_without_a_head_takes_what_a_head_stood_on(first, monkeypatch):
+    folder, _ = first
+    found = pretrained.load(str(folder / "run"))
+    headed = {"backbone": found.params, "head": {"kernel": np.zeros((16, 2), np.float32)}}
+    monkeypatch.setattr(pretrained, "load", lambda *_: pretrained.Pretrained(folder, found.module, headed, None))
+    read = pretrained.weights(path=str(folder / "run")).read({"model": found.params})["model"]
+    assert read.keys() == trees.flatten(found.params).keys()

@@ -164,7 +164,8 @@ def split_encoded(tokenizer: Tokenizer, context: str, continuation: str) -> tupl
     Raises:
       ConfigError: an empty context, and a tokenizer without `eos` to put in its place.
     """
-    if not context:
+    if not context.rstrip():  # what is all spaces belongs to the continuation
+        continuation = context + continuation
         if tokenizer.eos is None:
             raise ConfigError(
                 f"an empty context needs an eos in its place, and the {tokenizer.kind} tokenizer has none"

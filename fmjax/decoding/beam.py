@@ -42,6 +42,11 @@ class Beam:
         if self.beams < 1 or self.length < 1:
             raise ConfigError(f"beams is {self.beams} and length {self.length}: ask for one or more")
 
+    @property
+    def room(self) -> int:
+        """Places after the prompt."""
+        return self.length
+
     def __call__(self, nets: Mapping[str, Net], batch: Batch) -> dict[str, jax.Array]:
         net, K, L = nets["model"], self.beams, self.length
         logits, cache, *_ = reading.begin(net, batch, L, self.start, prefix=self.prefix)

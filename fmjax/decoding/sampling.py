@@ -39,6 +39,11 @@ class Sampler(Choice):
         if self.length < 1:
             raise ConfigError(f"length is {self.length}: ask for one token or more")
 
+    @property
+    def room(self) -> int:
+        """Places after the prompt."""
+        return self.length
+
     def __call__(self, nets: Mapping[str, Net], batch: Batch) -> dict[str, jax.Array]:
         return {"tokens": self.more(nets, self.begin(nets, batch), self.length)[1]}
 

@@ -43,6 +43,11 @@ class Speculative(Choice):
         if self.repetition_penalty != 1:
             raise ConfigError("a draft cannot know what will have been said: repetition_penalty must be 1 here")
 
+    @property
+    def room(self) -> int:
+        """Places after the prompt: drafts that are taken back again stand behind the last token."""
+        return self.length + self.drafted + 1
+
     def __call__(self, nets: Mapping[str, Net], batch: Batch) -> dict[str, jax.Array]:
         target, draft = nets["model"], nets.get("draft")
         if draft is None:
@@ -63,7 +68,7 @@ class Speculative(Choice):
 
     def _row(self, target: Net, draft: Net, batch: Batch, key: jax.Array) -> dict[str, jax.Array]:
         """One text: {"tokens": (length,), "accepted": ()}."""
-        k, room = self.drafted, self.length + self.drafted + 1
+        k, room = self.drafted, self.room
         begun = [reading.begin(net, batch, room, self.start, slack=k + 1)[:2] for net in (target, draft)]
         (logits, cache), (_, ahead) = begun
         key, own = jax.random.split(key)

@@ -128,6 +128,14 @@ def grouped(heads: str = "num_attention_heads", default: int | None = None) -> O
     return Option((key,), read, lambda fields: {key: fields["groups"] or fields["heads"]})
 
 
+def inner_size(key: str, default: int) -> Option:
+    """Numbers of the feed-forward's middle; four times the width is None, and transformers wants it said."""
+    return Option(
+        (key,), lambda config, _: {"inner": config.get(key, default)},
+        lambda fields: {key: fields["inner"] or 4 * fields["width"]},
+    )  # fmt: skip
+
+
 def head_size(default: int | None = None) -> Option:
     """`head_dim`; the width divided by the heads is None."""
 

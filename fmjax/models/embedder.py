@@ -5,6 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from fmjax.models.heads import reading_flops
 from fmjax.nn.token_pooling import pool_tokens
 
 
@@ -53,4 +54,4 @@ class Embedder(nn.Module):
     def flops(self, shapes: dict[str, tuple[int, ...]]) -> float:
         """Forward FLOPs of a batch: of `tokens`, and of `targets` where both sides are embedded."""
         sides = [shapes[key] for key in ("tokens", "targets") if key in shapes]
-        return sum(self.backbone.flops({"tokens": side}) for side in sides)
+        return sum(reading_flops(self.backbone, {"tokens": side}) for side in sides)

@@ -55,6 +55,10 @@ class _Headed(nn.Module):
     ) -> Float[Array, "B T D"]:
         """Hidden states of the backbone, which gets `token_types` where it knows more than one."""
         more: dict[str, Any] = {}
+        if hasattr(self.backbone, "encode"):
+            raise ConfigError(
+                f"a head reads one text, and a {type(self.backbone).__name__} reads two: take an encoder or a decoder"
+            )
         known = inspect.signature(type(self.backbone).hidden).parameters
         if "token_types" in known and getattr(self.backbone, "token_types", 2) > 1:
             more["token_types"] = token_types

@@ -140,6 +140,8 @@ class Encoder(Blocks, kw_only=True):
     ngrams: tuple[int, ...] = ()
     buckets: int = 8192
 
+    both_ways = True  # what comes after a token tells of it: no model of what comes next
+
     def setup(self) -> None:
         if self.output not in HEADS:
             raise ConfigError(f"there is no output {self.output!r}; {did_you_mean(self.output, HEADS)}")

@@ -12,7 +12,7 @@ from fmjax.core.errors import ConfigError, DataError
 from fmjax.core.nets import Net, Objective
 from fmjax.core.types import Batch, Mean, Tree
 from fmjax.objectives.chunked import score
-from fmjax.objectives.tokens import need
+from fmjax.objectives.tokens import continues, need
 
 PER = ("answer", "token", "character", "byte")
 NEVER = -1e30  # the score of an answer that is not there
@@ -42,6 +42,7 @@ class Chooser:
 
     def scores(self, net: Net, batch: Batch) -> jax.Array:
         """(B, C) of the answers."""
+        continues(net, "choosing")
         for key in ("choices", "choice_weights"):
             if key not in batch:
                 raise ConfigError(f"choosing needs {key!r}, and the batch holds {', '.join(sorted(batch))}")

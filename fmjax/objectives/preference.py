@@ -12,7 +12,7 @@ from fmjax.core.errors import ConfigError, DataError
 from fmjax.core.nets import Net, Objective
 from fmjax.core.types import Batch, Mean, Tree
 from fmjax.objectives.chunked import score
-from fmjax.objectives.tokens import need
+from fmjax.objectives.tokens import continues, need
 
 
 class Likelihoods(NamedTuple):
@@ -154,6 +154,7 @@ class SimPO(Preference):
 
 def likelihoods(net: Net, batch: Batch) -> Likelihoods:
     """What a causal language model thinks of both answers; they may differ in length, padding counts for nothing."""
+    continues(net, "a preference")
     tokens, rejected = (batch[key].astype(jnp.int32) for key in ("tokens", "rejected"))
     most = max(tokens.shape[1], rejected.shape[1])
     both = jnp.concatenate([_wide(tokens, most), _wide(rejected, most)])

@@ -107,6 +107,18 @@ def need(batch: Mapping[str, Any], *keys: str) -> None:
             raise DataError(f"the objective reads {key!r}, and the batch holds {', '.join(sorted(batch))}")
 
 
+def continues(net: Net, what: str) -> None:
+    """Refuse a net that sees what comes after a token: it would know the answers that it is asked to judge.
+
+    Raises:
+      ConfigError: it does, or reads another text first.
+    """
+    if getattr(net.module, "both_ways", False) or hasattr(net.module, "encode"):
+        raise ConfigError(
+            f"{what} needs a language model that reads from left to right, and this is a {type(net.module).__name__}"
+        )
+
+
 def check_ids(batch: Mapping[str, Any], vocab: int, *keys: str) -> None:
     """Refuse token ids that the model does not have.
 

@@ -110,6 +110,20 @@ def test_what_only_training_sees_may_differ():
     assert hugging_face.family_of(module).name == "llama"
 
 
+def test_a_size_that_our_model_leaves_open_is_written_out(tmp_path):
+    size = {k: v for k, v in SIZE.items() if k != "inner"}
+    lines = {"llama": "intermediate_size", "bert": "intermediate_size", "t5": "d_ff"}
+    for name, node in (
+        ("llama", call(llama.llama, **size)), ("bert", call(bert.bert_base, **size, length=16)),
+        ("t5", call(t5.t5_small, **size, head_size=8, logit_scale=16**-0.5)),
+    ):  # fmt: skip
+        with node.ignore_type():
+            node.inner = None
+        hugging_face.save(tmp_path / name, build(node), weights(build(node)))
+        assert json.loads((tmp_path / name / "config.json").read_text())[lines[name]] == 64
+        assert hugging_face.describe(tmp_path / name).inner == 64
+
+
 def test_heads_are_those_that_the_weights_have(tmp_path):
     full, params = made("bert")
     hugging_face.save(tmp_path / "full", full, params)

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fmjax.assembly import _in_dtype
 from fmjax.core.config import build, call
 from fmjax.models import embedder, transformer
 
@@ -50,4 +51,16 @@ def test_a_decoder_with_a_head_is_a_backbone_too_and_a_row_of_padding_is_finite(
     assert np.isfinite(value)
     assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
     assert model.vocab == 20
-    assert model.flops({"tokens": (3, 6), "targets": (3, 6)}) == 2 * model.backbone.flops({"tokens": (3, 6)})
+    assert model.flops({"tokens": (3, 6), "targets": (3, 6)}) == 2 * model.backbone.block_flops(3, 6, False)
+
+
+def test_the_dtype_of_a_run_is_that_of_the_backbone():
+    model = _in_dtype(made(position="rotary", output="none"), "bfloat16")
+    assert model.backbone.dtype == "bfloat16"
+    params = jax.eval_shape(model.init, jax.random.key(1), TOKENS)["params"]
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+
+
+def test_flops_leave_out_the_head_that_is_not_used():
+    sizes = {"tokens": (3, 6), "targets": (3, 6)}
+    assert made(output="masked").flops(sizes) == made(output="none").flops(sizes)

@@ -9,7 +9,7 @@ from fmjax.core.errors import ConfigError
 from fmjax.core.trees import addresses, count
 from fmjax.models.heads import Classifier, TokenClassifier
 from fmjax.models.rnn import LanguageModel
-from fmjax.models.transformer import Decoder, Encoder
+from fmjax.models.transformer import Decoder, Encoder, EncoderDecoder
 
 KEY = jax.random.key(0)
 TOKENS = jax.random.randint(KEY, (3, 8), 1, 20)
@@ -120,6 +120,7 @@ def test_a_head_knows_the_vocabulary_and_the_coupling_of_its_backbone():
 
 @pytest.mark.parametrize(("model", "says"), [
     (Classifier(Encoder(**SMALL), 2, pool="frist"), "did you mean 'first'"),
+    (Classifier(EncoderDecoder(**SMALL), 2, pool="mean"), "a EncoderDecoder reads two"),
     (Classifier(Decoder(**SMALL), 2), "reads from left to right has seen one token: use 'last'"),
     (Classifier(Encoder(**SMALL), 2, pool="pooler"), "an Encoder with pairs=True"),
 ])  # fmt: skip

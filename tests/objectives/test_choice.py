@@ -8,8 +8,11 @@ from stand_ins import KEY
 from token_nets import Small, net_of
 
 from fmjax.core.errors import ConfigError, DataError
+from fmjax.core.nets import Net
 from fmjax.evals import metrics
+from fmjax.models import transformer
 from fmjax.objectives.choice import NEVER, Chooser, MultipleChoice
+from fmjax.objectives.preference import SimPO
 
 RNG = np.random.default_rng(0)
 B, C, T, V = 6, 3, 9, 23
@@ -81,3 +84,11 @@ def test_what_is_missing_is_said():
         MultipleChoice().check({"choices": BATCH["choices"]}, {})
     with pytest.raises(DataError, match="one fewer a row"):
         MultipleChoice().check({**BATCH, "choice_weights": BATCH["choices"]}, {})
+
+
+@pytest.mark.parametrize("kind", [transformer.Encoder, transformer.EncoderDecoder])
+def test_what_sees_the_answer_ahead_is_not_asked_how_likely_it_is(kind):
+    nets = {"model": Net(kind(vocab=V, width=8, depth=1, heads=2), {})}
+    for judge in (Chooser(), lambda nets, batch: SimPO().rewards(nets, {**batch, "tokens": 0, "rejected": 0})):
+        with pytest.raises(ConfigError, match=f"reads from left to right, and this is a {kind.__name__}"):
+            judge(nets, BATCH)

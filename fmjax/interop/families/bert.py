@@ -7,7 +7,7 @@ from typing import Any
 from fmjax.core.errors import ConfigError
 from fmjax.interop.family import Absent, Family
 from fmjax.interop.layouts import FLAT, INTO, OUT_OF_HEADS, Row
-from fmjax.interop.options import ACTIVATIONS, Json, Option, fixed, option
+from fmjax.interop.options import ACTIVATIONS, Json, Option, fixed, inner_size, option
 from fmjax.models.transformer import Encoder
 
 
@@ -91,7 +91,7 @@ def options(vocab: int, masked: str, first: bool) -> tuple[Option, ...]:
         option("hidden_size", "width", 768),
         option("num_hidden_layers", "depth", 12),
         option("num_attention_heads", "heads", 12),
-        option("intermediate_size", "inner", 3072),
+        inner_size("intermediate_size", 3072),
         option("hidden_act", "feed_forward", "gelu", ACTIVATIONS),
         option("layer_norm_eps", "eps", 1e-12),
         option("type_vocab_size", "token_types", 2),

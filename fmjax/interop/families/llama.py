@@ -7,7 +7,7 @@ from typing import Any
 from fmjax.core.errors import ConfigError
 from fmjax.interop.family import Family
 from fmjax.interop.layouts import FLAT, INTO, OUT_OF_HEADS, Row
-from fmjax.interop.options import GATES, Json, Option, fixed, grouped, head_size, ignored, option
+from fmjax.interop.options import GATES, Json, Option, fixed, grouped, head_size, ignored, inner_size, option
 from fmjax.interop.rotary import rotary
 from fmjax.models.transformer import Decoder
 
@@ -45,7 +45,7 @@ def sizes(vocab: int, width: int, inner: int, depth: int, heads: int, length: in
     return (
         option("vocab_size", "vocab", vocab),
         option("hidden_size", "width", width),
-        option("intermediate_size", "inner", inner),
+        inner_size("intermediate_size", inner),
         option("num_hidden_layers", "depth", depth),
         option("num_attention_heads", "heads", heads),
         option("max_position_embeddings", "length", length),

@@ -6,7 +6,7 @@ from typing import Any
 
 from fmjax.interop.family import Absent, Family
 from fmjax.interop.layouts import INTO, OUT_OF_HEADS, Row
-from fmjax.interop.options import Json, Option, fixed, ignored, option
+from fmjax.interop.options import Json, Option, fixed, ignored, inner_size, option
 from fmjax.models.transformer import EncoderDecoder
 
 QKV = (("q", "query"), ("k", "key"), ("v", "value"))
@@ -88,14 +88,14 @@ def head_size() -> Option:
 
 def forward() -> Option:
     """`feed_forward_proj`; plain gelu in a gate means its tanh form."""
-    inner = option("feed_forward_proj", "feed_forward", "relu", KINDS)
-    return inner._replace(keys=("feed_forward_proj", "dense_act_fn", "is_gated_act"))
+    line = option("feed_forward_proj", "feed_forward", "relu", KINDS)
+    return line._replace(keys=("feed_forward_proj", "dense_act_fn", "is_gated_act"))
 
 
 OPTIONS = (
     option("vocab_size", "vocab", 32128),
     option("d_model", "width", 512),
-    option("d_ff", "inner", 2048),
+    inner_size("d_ff", 2048),
     option("num_heads", "heads", 8),
     option("layer_norm_epsilon", "eps", 1e-6),
     option("dropout_rate", "dropout", 0.1),
