@@ -11,6 +11,8 @@ from fmjax.core.errors import ConfigError, DataError
 from fmjax.evals import metrics
 from fmjax.objectives.choice import NEVER, Chooser, MultipleChoice
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 RNG = np.random.default_rng(0)
 B, C, T, V = 6, 3, 9, 23
 NET = Small(V, causal=True)
