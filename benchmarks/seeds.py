@@ -105,7 +105,8 @@ STUDIES = {
         baseline=("sst2_scratch", "from scratch, same steps"), target="above scratch",
     ),
     "sst2_minilm": Study(
-        "SST-2, the real MiniLM (22M parameters), 150 steps", "test/accuracy", "configs/language/sst2.py:start={minilm}",
+        "SST-2, the real MiniLM (22M parameters), 150 steps", "test/accuracy",
+        "configs/language/sst2.py:start={minilm}",
         overrides=("--config.optimizer.rate.peak=1e-4", "--config.steps=150"),
         baseline=("sst2_pretrained", "the small encoder pretrained here, 800 steps"), target="above both",
     ),

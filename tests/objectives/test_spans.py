@@ -19,6 +19,8 @@ from fmjax.objectives.tagging import TagTokens
 from fmjax.training.state import State
 from fmjax.training.step import make_step
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 RNG = np.random.default_rng(0)
 B, T = 16, 7
 SIZES = RNG.integers(3, T + 1, B)
@@ -53,7 +55,7 @@ class Each(nn.Module):
 
 
 CASES = {"spans": (Spans(), Each(2)), "tags": (TagTokens(), Each(4))}
-PARAMS = {name: module.init(KEY, WORDS["tokens"])["params"] for name, (_, module) in CASES.items()}
+PARAMS = {name: jax.jit(module.init)(KEY, WORDS["tokens"])["params"] for name, (_, module) in CASES.items()}
 cases = pytest.mark.parametrize("name", CASES)
 
 
@@ -96,8 +98,9 @@ def test_rows_and_tokens_of_padding_change_nothing(name):
 
 def test_the_loss_of_a_span_is_the_mean_of_two_cross_entropies_over_the_tokens_allowed():
     batch = BATCHES["spans"]
-    logits = CASES["spans"][1].apply({"params": PARAMS["spans"]}, *[batch["tokens"]], segment_ids=SEGMENTS,
-                                     token_types=batch["token_types"])  # fmt: skip
+    apply = jax.jit(CASES["spans"][1].apply)
+    types = batch["token_types"]
+    logits = apply({"params": PARAMS["spans"]}, batch["tokens"], segment_ids=SEGMENTS, token_types=types)
     total, right = 0.0, 0
     for row in range(13):
         allowed = np.flatnonzero(batch["weights"][row])

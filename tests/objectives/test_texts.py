@@ -18,6 +18,8 @@ from fmjax.objectives.texts import ClassifyText, RegressText
 from fmjax.training.state import State
 from fmjax.training.step import make_step
 
+pytestmark = pytest.mark.usefixtures("quick_to_compile")
+
 RNG = np.random.default_rng(0)
 B, T, C = 16, 6, 3
 SIZES = RNG.integers(1, T + 1, B)
@@ -45,15 +47,17 @@ class Bag(nn.Module):
 
 
 CASES = {"classify": (ClassifyText(), Bag(C)), "regress": (RegressText(), Bag(1))}
+PARAMS = {name: jax.jit(module.init)(KEY, BATCH["tokens"])["params"] for name, (_, module) in CASES.items()}
 cases = pytest.mark.parametrize("name", CASES)
 
 
-def params_of(name):
-    return CASES[name][1].init(KEY, BATCH["tokens"])["params"]
-
-
 def net(name):
-    return {"model": Net(CASES[name][1], params_of(name), {}, KEY)}
+    return {"model": Net(CASES[name][1], PARAMS[name], {}, KEY)}
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def predicted(name, batch):
+    return CASES[name][0].predict("predict", net(name), batch)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -66,7 +70,7 @@ def judged(name, batch):
 @cases
 def test_accumulation_of_eight_is_one(name):
     objective, module = CASES[name]
-    params, txs = {"model": params_of(name)}, {"model": optimizer(optax.sgd(0.5))}
+    params, txs = {"model": PARAMS[name]}, {"model": optimizer(optax.sgd(0.5))}
     state = State(
         jnp.zeros((), jnp.int32), KEY, params, {"model": txs["model"].init(params)}, {"model": {}}, {}, {}, {}
     )
@@ -91,14 +95,14 @@ def test_rows_and_tokens_of_padding_change_nothing(name):
 
 
 def test_losses_are_scikit_learns():
-    logits = CASES["classify"][0].predict("predict", net("classify"), BATCH)["logits"]
+    logits = predicted("classify", BATCH)["logits"]
     p = np.asarray(jax.nn.softmax(logits), np.float64)[:13]
     loss, numbers = judged("classify", BATCH)
     assert float(loss.value()) == pytest.approx(
         log_loss(BATCH["label"][:13], p / p.sum(1, keepdims=True), labels=range(C)), rel=1e-5
     )
     assert float(numbers["accuracy"].value()) == pytest.approx((p.argmax(1) == BATCH["label"][:13]).mean())
-    values = RegressText().predict("predict", net("regress"), BATCH)["values"]
+    values = predicted("regress", BATCH)["values"]
     wanted = np.square(np.asarray(values)[:13, 0] - BATCH["targets"][:13]).mean()
     assert float(judged("regress", BATCH)[0].value()) == pytest.approx(float(wanted), rel=1e-5)
 
