@@ -5,6 +5,7 @@ encoder-decoder writes what it makes of it.
 """
 
 import argparse
+import dataclasses
 import json
 import sys
 from pathlib import Path
@@ -37,6 +38,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--draft", metavar="PATH", help="a smaller model of the same tokenizer that drafts (speculative decoding)")
     add("--drafted", type=int, default=4, help="tokens drafted at a time")
     add("--batch_size", type=int, default=16, help="texts written at once")
+    add("--beyond_context", action="store_true", help="allow prompts longer than the texts of training")
     add("--tensor", type=int, default=1, help="devices to split the model and its cache over")
     add("--seed", type=int, default=0)
     args = parser.parse_args(argv)
@@ -76,6 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     else:
         decoder = Sampler(**choice)
     writer = Writer.load(args.workdir, args.step, args.draft, decoder, args.tensor)
+    if args.beyond_context:
+        writer = dataclasses.replace(writer, context=None)
     wanted = [prompt for prompt in prompts for _ in range(args.samples)]
     encoded = [writer.encode(prompt) for prompt in wanted]
     if len(wanted) == 1 and not args.out and isinstance(decoder, Sampler):

@@ -120,6 +120,17 @@ def target_tokenizer(path: str) -> Tokenizer | None:
     return tokenizers.load(str(place)) if is_run(path) and place.is_dir() else None
 
 
+def context(path: str) -> int | None:
+    """Tokens of the texts that a model was trained on, as its run's data or its folder's config.json says."""
+    if not is_run(path):
+        config = hugging_face.read_config(hugging_face.locate(path))
+        return config.get("max_position_embeddings") or config.get("n_positions")
+    from fmjax.run import load_config
+
+    source = load_config(RunFolder(path, writes=False)).data.get("source") or {}
+    return source.get("length") or source.get("source_length")
+
+
 def decoder_start(path: str) -> int:
     """The id that a decoder reads first, as a run's objective or a folder's config.json says; 0 otherwise."""
     if not is_run(path):

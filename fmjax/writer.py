@@ -27,12 +27,14 @@ class Writer:
       tokenizer: of the model.
       decoder: a `Sampler`, `Beam` or `Speculative`.
       target_tokenizer: of what is written, where it is another one.
+      context: tokens of the texts that the model was trained on, which a prompt may not exceed; None for no bound.
     """
 
     nets: dict[str, tuple[Any, Any]]
     tokenizer: Tokenizer
     decoder: Any
     target_tokenizer: Tokenizer
+    context: int | None = None
 
     @classmethod
     def load(
@@ -71,7 +73,8 @@ class Writer:
             nets[name] = (module, jax.device_put(params, places))
         target = pretrained.target_tokenizer(path) or found.tokenizer
         decoder = dataclasses.replace(decoder or Sampler(), eos=target.eos, start=pretrained.decoder_start(path))
-        return cls(nets, found.tokenizer, decoder, target)
+        counts = getattr(found.module, "position", None) in ("rotary", "sine", "learned")  # the others know no places
+        return cls(nets, found.tokenizer, decoder, target, pretrained.context(path) if counts else None)
 
     @property
     def reads_and_writes(self) -> bool:
@@ -87,6 +90,11 @@ class Writer:
             ids = [self.tokenizer.special["bos"], *ids]
         elif eos is not None:
             ids = [eos, *ids]  # texts begin where another ended
+        if self.context is not None and len(ids) > self.context:
+            raise ConfigError(
+                f"the prompt has {len(ids)} tokens, and the model was trained on texts of {self.context}: give a "
+                "shorter one, or --beyond_context to let it try"
+            )
         if not ids:
             raise ConfigError("this tokenizer has no end-of-text token to start from: give --prompt=TEXT")
         return np.array(ids, np.int32)

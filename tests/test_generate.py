@@ -150,7 +150,8 @@ def test_what_cannot_be_written_is_one_line(runs, tmp_path, capsys):
     (pickled / "config.json").write_text('{"model_type": "gpt2"}')
     (pickled / "pytorch_model.bin").write_bytes(b"\x80\x02")
     for args, words in (
-        ([learned, "--prompt=" + "x" * 60, "--length=10"], "do not fit the model's 64 learned positions"),
+        ([learned, "--prompt=" + "x" * 40, "--length=30"], "do not fit the model's 64 learned positions"),
+        ([model, "--prompt=" + "x" * 48], "has 49 tokens, and the model was trained on texts of 48"),
         ([model, "--top_k=1000"], "top_k is 1000, and the vocabulary has 257"),
         ([model, "--beams=0"], "beams is 0"),
         ([model, "--beams=300", "--prompt=a"], "beams is 300, and the vocabulary has 257"),
