@@ -10,6 +10,8 @@ test is the English XQuAD, a part of SQuAD 1.1's dev set, less the articles that
 encoder so few questions teach little more than what an answer looks like.
 """
 
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from fmjax import pretrained
@@ -37,19 +39,20 @@ def get_config(variant: str = "full") -> ConfigDict:
     config.clip = 1.0
     if start:
         config.init = call(pretrained.weights, path=start)
-    sizes = {"length": 192, "stride": 96} if full else {"length": 192, "stride": 96, "longest": 48}
+    short = {"length": 192, "stride": 96} if full else {"length": 192, "stride": 96, "longest": 48}
+    long = {"length": 256, "stride": 128} if full else short  # most paragraphs in one window
 
-    def asked(paths: str, **which: str) -> ConfigDict:
-        return call(questions.Questions, paths=paths, tokenizer=subwords, answerable=True, **which, **sizes)
+    def asked(paths: str, **more: Any) -> ConfigDict:
+        return call(questions.Questions, paths=paths, tokenizer=subwords, answerable=True, **more)
 
-    config.data = call(pipeline.stream, source=asked(TRAIN, part="train"), batch_size=8 if full else 4)
+    config.data = call(pipeline.stream, source=asked(TRAIN, part="train", **short), batch_size=8 if full else 4)
 
     def over(source: ConfigDict) -> ConfigDict:
         one_pass = call(pipeline.one_pass, source=source, batch_size=32, limit=None if full else 32)
         numbers = {"loss": metrics.loss, "f1": call(answers.AnswerScores, source=source)}
         return call(evaluators.average, data=one_pass, metrics=numbers)
 
-    validation, test = asked(TRAIN, part="validation"), asked(TEST, without=TRAIN)
+    validation, test = asked(TRAIN, part="validation", **long), asked(TEST, without=TRAIN, **long)
     config.evals = {"validation": over(validation), "test": over(test)}
     return config
 
