@@ -16,7 +16,7 @@ from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
 from fmjax.nn import cache as caches
 from fmjax.nn import masks
-from fmjax.nn.embedding import Embed, HashedNgrams
+from fmjax.nn.embedding import Embed, HashedNgrams, looked_around, looked_back
 from fmjax.nn.feed_forward import activation
 from fmjax.nn.linear import Linear, compute_dtype
 from fmjax.nn.stack import Blocks, side
@@ -103,7 +103,7 @@ class Decoder(Blocks, kw_only=True):
         if self.ngrams:
             x = x + looked_back(self.ngram_embed, tokens, segment_ids, cache)
         x, blocks = self.run(x, positions, segment_ids, prefix, cache, train=train)
-        return x, moved_on(cache, tokens, blocks)
+        return x, caches.moved_on(cache, tokens, blocks)
 
     def init_cache(self, batch: int, length: int, slack: int = 0) -> dict:
         """An empty cache for `length` tokens; plain arrays, no weights needed.
@@ -317,7 +317,7 @@ class EncoderDecoder(Blocks, kw_only=True):
         cache, positions = caches.take(cache, decoder_tokens, None, None)
         x = self._decoded(decoder_tokens, None, cache)
         x, blocks = self.decoder(x, positions=positions, cache=cache, memory=memory, memory_mask=mask, train=train)
-        return self.head(x), moved_on(cache, decoder_tokens, blocks)
+        return self.head(x), caches.moved_on(cache, decoder_tokens, blocks)
 
     def head(self, x: Float[Array, "... D"], train: bool = False) -> Float[Array, "... V"]:
         """Logits of the decoder's hidden states."""
@@ -340,30 +340,6 @@ class EncoderDecoder(Blocks, kw_only=True):
         (B, S), T = shapes["tokens"], shapes["targets"][1]
         encoder = self.block_flops(B, S, False) * (self.encoder_depth or self.depth) / self.depth
         return encoder + self.block_flops(B, T, causal, memory=S) + 2.0 * B * T * self.width * self.vocab
-
-
-def moved_on(cache: dict | None, tokens: Int[Array, "B T"], blocks: list | None) -> dict | None:
-    """The cache after these tokens."""
-    return None if cache is None else {**cache, "start": cache["start"] + tokens.shape[1], "blocks": blocks}
-
-
-def looked_back(table: HashedNgrams, tokens: jax.Array, segment_ids: Any, cache: dict | None) -> jax.Array:
-    """The rows of the n-grams that end at each token, those in the cache before it included."""
-    if cache is None:
-        return table(tokens, segment_ids)
-    back = max(table.orders) - 1
-
-    def last(x: jax.Array) -> jax.Array:
-        """The new places and those before them that matter."""
-        return jax.lax.dynamic_slice_in_dim(jnp.pad(x, ((0, 0), (back, 0))), cache["start"], back + tokens.shape[1], 1)
-
-    return table(last(cache["tokens"]), last(cache["segments"]))[:, back:]
-
-
-def looked_around(back: HashedNgrams, ahead: HashedNgrams, tokens: jax.Array, segment_ids: Any) -> jax.Array:
-    """The rows of the n-grams that end, and of those that begin, at each token."""
-    turned = None if segment_ids is None else segment_ids[:, ::-1]
-    return back(tokens, segment_ids) + ahead(tokens[:, ::-1], turned)[:, ::-1]
 
 
 def finish(logits: jax.Array, scale: float = 1.0, softcap: float | None = None) -> jax.Array:

@@ -113,3 +113,8 @@ def take(
     new = {"segments": segment_ids, "tokens": tokens}
     written = {k: write(cache[k], x.astype(jnp.int32), cache["start"], 1) for k, x in new.items() if k in cache}
     return {**cache, **written, "next": after.astype(jnp.int32)}, positions
+
+
+def moved_on(cache: dict | None, tokens: Int[Array, "B T"], blocks: list | None) -> dict | None:
+    """The cache after these tokens."""
+    return None if cache is None else {**cache, "start": cache["start"] + tokens.shape[1], "blocks": blocks}

@@ -1,5 +1,7 @@
 """Embeddings: a row of a table for every token."""
 
+from typing import Any
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -75,3 +77,22 @@ def hash_ngrams(tokens: Int[Array, "B T"], n: int, segment_ids: Int[Array, "B T"
         code = (code ^ earlier) * jnp.uint32(0x9E3779B1)
         code = code ^ (code >> 15)
     return code
+
+
+def looked_back(table: HashedNgrams, tokens: jax.Array, segment_ids: Any, cache: dict | None) -> jax.Array:
+    """The rows of the n-grams that end at each token, those in the cache before it included."""
+    if cache is None:
+        return table(tokens, segment_ids)
+    back = max(table.orders) - 1
+
+    def last(x: jax.Array) -> jax.Array:
+        """The new places and those before them that matter."""
+        return jax.lax.dynamic_slice_in_dim(jnp.pad(x, ((0, 0), (back, 0))), cache["start"], back + tokens.shape[1], 1)
+
+    return table(last(cache["tokens"]), last(cache["segments"]))[:, back:]
+
+
+def looked_around(back: HashedNgrams, ahead: HashedNgrams, tokens: jax.Array, segment_ids: Any) -> jax.Array:
+    """The rows of the n-grams that end, and of those that begin, at each token."""
+    turned = None if segment_ids is None else segment_ids[:, ::-1]
+    return back(tokens, segment_ids) + ahead(tokens[:, ::-1], turned)[:, ::-1]
