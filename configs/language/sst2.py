@@ -1,13 +1,16 @@
 """Is a phrase of a film review for or against? SST-2, read by a small encoder that starts from nothing.
 
 Run:      python -m fmjax.train --config=configs/language/sst2.py
+          python -m fmjax.train --config=configs/language/sst2.py:start=PATH [--config.init=None]
 Data:     sst2_train.jsonl.gz and sst2_validation.jsonl.gz, under $FMJAX_DATA/nlp.
-Takes:    two to three minutes on two CPU cores.
-Reaches:  accuracy 0.79 on the 872 sentences (one seed).
+Takes:    one minute on two CPU cores.
+Reaches:  accuracy 0.786 on the 872 sentences; 0.803 from bert_words.py's weights, same model and steps; 0.829 from
+          the real MiniLM in 150 steps (means of 3 seeds).
 
 The labels of SST-2's own test are not public: as everywhere, its 872 validation sentences are the test here, and
 what is chosen is chosen on 2,000 rows held out of the training file. These are phrases, of sentences whose other
-phrases are trained on: accuracy on them (0.89) is flattered, and only good for choosing.
+phrases are trained on: accuracy on them (0.86) is flattered, and only good for choosing. One rate for both
+starts was chosen there, of 0.5, 2, 5 and 10 thousandths at 200 steps.
 """
 
 from ml_collections import ConfigDict

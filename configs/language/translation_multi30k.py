@@ -2,9 +2,9 @@
 
 Run:      python -m fmjax.train --config=configs/language/translation_multi30k.py
 Data:     multi30k_train.jsonl.gz, _val and _test_2016_flickr, under $FMJAX_DATA/nlp.
-Takes:    about five minutes on two CPU cores.
-Reaches:  0.498 of the subwords of test_2016_flickr given those before, loss 2.84 (mean of 3 seeds; a bigram
-          model of the targets: 0.277, 4.21).
+Takes:    about five minutes on two CPU cores; `:gpu` has 9M parameters and 30 epochs, and was not run here.
+Reaches:  22.6 BLEU (sacreBLEU, 4 beams) on test_2016_flickr after one epoch; 0.499 of its subwords given those before
+          (a bigram model of the targets: 0.277).
 """
 
 from typing import Literal
