@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from fmjax.nn.attention import Attention
 from fmjax.nn.convolution import Conv, conv_flops
 from fmjax.nn.linear import Linear
+from fmjax.nn.patches import PatchEmbed
 
 
 def count_flops(module: nn.Module, *shapes: tuple[int, ...]) -> float:
@@ -29,6 +30,8 @@ def count_flops(module: nn.Module, *shapes: tuple[int, ...]) -> float:
                     args[0].shape, layer.features, layer.kernel_size, layer.strides, layer.padding, layer.dilation,
                     layer.groups,
                 )[0]  # fmt: skip
+            elif isinstance(layer, PatchEmbed):
+                total += 2.0 * args[0].size * layer.width  # every pixel meets every number of its token once
             elif isinstance(layer, Linear):
                 total += 2.0 * args[0].size * math.prod(layer.features)
             elif isinstance(layer, Attention):

@@ -23,3 +23,13 @@ def check_image(who: str, shape: tuple[int, ...], least: int, instead: str = "gi
         raise ConfigError(
             f"an image of {shape[1]}x{shape[2]} is too small for {who}, which needs {least}x{least}: {instead}"
         )
+
+
+def check_stages(who: str, depths: tuple[int, ...], widths: tuple[int, ...]) -> None:
+    """Refuse stages whose depths and widths are not equally many.
+
+    Raises:
+      ConfigError: they are not.
+    """
+    if len(depths) != len(widths):
+        raise ConfigError(f"{who} has {len(depths)} depths {depths} but {len(widths)} widths {widths}: give one each")

@@ -11,7 +11,18 @@ import pytest
 from fmjax.core.config import build, call
 from fmjax.core.errors import ConfigError
 from fmjax.core.trees import flatten, map_with_address
-from fmjax.models import resnet, vit
+from fmjax.models import (
+    alexnet,
+    convnext,
+    densenet,
+    efficientnet,
+    googlenet,
+    mlp_mixer,
+    mobilenet,
+    resnet,
+    vgg,
+    vit,
+)
 
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), jnp.float32)
 LABELS = jnp.arange(4) % 3
@@ -35,6 +46,43 @@ TINY = {  # family: (the network, rows and columns that are too few, what it say
         vit.ViT(width=16, depth=2, heads=2, patch=8, pool="gap", position="rotary2d", scan=True, remat="full",
                 classes=3, dropout=0.2),
         (36, 32), "36x32 does not divide into patches of 8x8: resize or crop it",
+    ),
+    "convnext": (
+        convnext.ConvNeXt(depths=(1, 1), widths=(8, 12), patch=2, layer_scale=0.1, classes=3, backend="xla",
+                          drop_path=0.5),
+        (3, 9), "3x9 is too small for ConvNeXt, which needs 4x4: .* a smaller --config.model.patch",
+    ),
+    "efficientnet": (
+        efficientnet.EfficientNet(width=0.25, stages=2, classes=3, backend="xla", drop_path=0.5),
+        (3, 9), "3x9 is too small for EfficientNet, which needs 4x4: .* --config.model.stem_stride=1",
+    ),
+    "mobilenet_v2": (
+        mobilenet.MobileNetV2(width=0.25, stages=2, last=16, classes=3, backend="xla"),
+        (9, 3), "9x3 is too small for MobileNetV2, which needs 4x4: .* --config.model.stem_stride=1",
+    ),
+    "mobilenet_v3": (
+        mobilenet.MobileNetV3("small", width=0.25, blocks=4, dense=16, classes=3, backend="xla"),
+        (9, 15), "9x15 is too small for MobileNetV3, which needs 16x16: .* --config.model.stem_stride=1",
+    ),
+    "vgg": (
+        vgg.VGG(depths=(1, 2), widths=(8, 12), pool=2, dense=(16,), classes=3, backend="xla"),
+        (4, 3), "4x3 is too small for VGG, which needs 4x4: give larger images or fewer depths and widths",
+    ),
+    "alexnet": (
+        alexnet.alexnet_cifar(widths=(8,) * 5, pool=2, dense=(16,), classes=3, backend="xla"),
+        (8, 7), "8x7 is too small for AlexNet, which needs 8x8",
+    ),
+    "densenet": (
+        densenet.DenseNet(depths=(1, 2), growth=4, stem="cifar", layer_dropout=0.2, classes=3, backend="xla"),
+        (1, 2), "1x2 is too small for DenseNet, which needs 2x2: give fewer depths",
+    ),
+    "googlenet": (
+        googlenet.GoogLeNet(width=0.1, stages=1, classes=3, backend="xla"),
+        (7, 8), "7x8 is too small for GoogLeNet, which needs 8x8: .* --config.model.stem=cifar",
+    ),
+    "mixer": (
+        mlp_mixer.Mixer(width=16, depth=2, patch=8, image_size=32, classes=3, dropout=0.2, drop_path=0.3),
+        (24, 32), "24x32 has 12 patches, but Mixer's weights mix 16",
     ),
 }  # fmt: skip
 
