@@ -53,7 +53,7 @@ TINY = {  # family: (the network, rows and columns that are too few, what it say
         (3, 9), "3x9 is too small for ConvNeXt, which needs 4x4: .* a smaller --config.model.patch",
     ),
     "efficientnet": (
-        efficientnet.EfficientNet(width=0.25, stages=2, classes=3, backend="xla", drop_path=0.5),
+        efficientnet.EfficientNet(width=0.25, depth=0.5, stages=2, classes=3, backend="xla", drop_path=0.5),
         (3, 9), "3x9 is too small for EfficientNet, which needs 4x4: .* --config.model.stem_stride=1",
     ),
     "mobilenet_v2": (
@@ -81,7 +81,7 @@ TINY = {  # family: (the network, rows and columns that are too few, what it say
         (7, 8), "7x8 is too small for GoogLeNet, which needs 8x8: .* --config.model.stem=cifar",
     ),
     "mixer": (
-        mlp_mixer.Mixer(width=16, depth=2, patch=8, image_size=32, classes=3, dropout=0.2, drop_path=0.3),
+        mlp_mixer.Mixer(width=16, depth=1, patch=8, image_size=32, classes=3, dropout=0.2, drop_path=0.3),
         (24, 32), "24x32 has 12 patches, but Mixer's weights mix 16",
     ),
 }  # fmt: skip
