@@ -13,7 +13,7 @@ from fmjax.nn import masks
 from fmjax.nn.cache import Kept, Places, remember
 from fmjax.nn.linear import Linear, default_kernel
 from fmjax.nn.norm import RMSNormOne
-from fmjax.nn.position import Rotary
+from fmjax.nn.position import Rotary, Rotary2d
 
 CHUNK = 256  # queries at a time in the chunked backend
 
@@ -179,7 +179,7 @@ class Attention(nn.Module):
     groups: int | None = None
     size: int | None = None
     causal: bool = False
-    rotary: Rotary | None = Rotary()
+    rotary: Rotary | Rotary2d | None = Rotary()
     qk_norm: bool = False
     norm_one: bool = False
     use_bias: bool = False

@@ -6,6 +6,7 @@ from typing import Any
 
 import flax.linen as nn
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from fmjax.core.config import did_you_mean
@@ -15,7 +16,7 @@ from fmjax.nn.experts import MixtureOfExperts
 from fmjax.nn.feed_forward import FeedForward
 from fmjax.nn.linear import compute_dtype
 from fmjax.nn.norm import RMSNormOne
-from fmjax.nn.position import Rotary
+from fmjax.nn.position import Rotary, Rotary2d
 
 NORMS = {"rms": nn.RMSNorm, "rms_one": RMSNormOne, "layer": nn.LayerNorm}
 ORDERS = ("pre", "post", "sandwich")
@@ -33,7 +34,7 @@ class BlockSpec:
     norm: str = "rms"
     norm_place: str = "pre"
     eps: float = 1e-6
-    rotary: Rotary | None = None
+    rotary: Rotary | Rotary2d | None = None
     qk_norm: bool = False
     use_bias: bool = False
     qkv_bias: bool = False
@@ -51,6 +52,7 @@ class BlockSpec:
     router_z: float = 1e-3
     dtype: str | None = None
     backend: str = "auto"
+    layer_scale: float | None = None
 
     def __post_init__(self) -> None:
         for what, given, known in (("norm", self.norm, NORMS), ("norm_place", self.norm_place, ORDERS)):
@@ -143,6 +145,9 @@ class Block(nn.Module):
         out, rest = branch(x if spec.norm_place == "post" else spec.norm_layer(f"{name}_norm")(x))
         if spec.norm_place == "sandwich":
             out = spec.norm_layer(f"{name}_post_norm")(out)
+        if spec.layer_scale is not None:
+            start = nn.initializers.constant(spec.layer_scale)
+            out = out * self.param(f"{name}_scale", start, x.shape[-1:], jnp.float32).astype(out.dtype)
         out = nn.Dropout(spec.dropout, deterministic=not train)(out)
         out = nn.Dropout(self.drop_path, broadcast_dims=(1, 2), deterministic=not train)(out)
         x = x + out

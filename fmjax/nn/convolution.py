@@ -134,6 +134,8 @@ class Conv(nn.Module):
         if x.shape[-1] % self.groups or self.features % self.groups:
             raise ConfigError(f"{x.shape[-1]} channels in, {self.features} out do not divide into {self.groups} groups")
         shape = (*pair(self.kernel_size), x.shape[-1] // self.groups, self.features)
+        if self.has_variable("params", "kernel"):
+            check_channels(self.get_variable("params", "kernel").shape[2] * self.groups, x)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
         x = x.astype(compute_dtype(self.dtype))
         y = convolve(x, kernel, self.strides, self.padding, self.dilation, self.groups, self.backend)
@@ -142,6 +144,19 @@ class Conv(nn.Module):
         if self.use_bias:
             y = y + self.param("bias", self.bias_init, (self.features,), jnp.float32).astype(y.dtype)
         return y
+
+
+def check_channels(made_for: int, x: jax.Array) -> None:
+    """Refuse images whose channels are not those that the weights were made for, which the first images decide.
+
+    Raises:
+      ConfigError: other channels.
+    """
+    if x.shape[-1] != made_for:
+        raise ConfigError(
+            f"images have {x.shape[-1]} channels, but the weights were made for {made_for}: "
+            "convert the images, or start from fresh weights"
+        )
 
 
 def pair(value: int | tuple[int, ...]) -> tuple[int, int]:

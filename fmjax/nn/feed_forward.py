@@ -19,6 +19,10 @@ ACTIVATIONS = {
     "gelu_exact": lambda x: jax.nn.gelu(x, approximate=False),
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,
+    "sigmoid": jax.nn.sigmoid,
+    "relu6": jax.nn.relu6,
+    "hard_swish": jax.nn.hard_swish,
+    "hard_sigmoid": jax.nn.hard_sigmoid,
 }
 GATED = {"swiglu": "silu", "geglu": "gelu", "reglu": "relu"}
 

@@ -58,6 +58,29 @@ def avg_pool(
     return total(x) / total(jnp.ones((1, *x.shape[1:3], 1), x.dtype))
 
 
+def global_pool(x: Float[Array, "B H W C"]) -> Float[Array, "B C"]:
+    """The mean of the whole image."""
+    return x.mean((1, 2))
+
+
+def adaptive_avg_pool(x: Float[Array, "B H W C"], size: int | tuple[int, int]) -> Float[Array, "B h w C"]:
+    """Means of `size` rows and columns of windows that cover the image, overlapping where they must, as PyTorch's do.
+
+    An image that is smaller than `size` is repeated.
+    """
+    rows, columns = (jnp.asarray(_bins(n, s), x.dtype) for n, s in zip(x.shape[1:3], pair(size)))
+    return jnp.einsum("hH,wW,BHWC->BhwC", rows, columns, x)
+
+
+def _bins(n: int, size: int) -> np.ndarray:
+    """(size, n): how much of each place goes into each mean."""
+    out = np.zeros((size, n))
+    for i in range(size):
+        first, end = i * n // size, -(-(i + 1) * n // size)
+        out[i, first:end] = 1 / (end - first)
+    return out
+
+
 def _check(
     x: jax.Array, window: int | tuple[int, int], strides: int | tuple[int, int] | None, padding: object
 ) -> tuple:

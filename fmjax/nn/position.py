@@ -72,6 +72,28 @@ class Rotary:
         return jnp.concatenate([a * cos - b * sin, b * cos + a * sin], axis=-1)
 
 
+@dataclasses.dataclass(frozen=True)
+class Rotary2d:
+    """Rotary positions of an image: half of each head is turned by the row, half by the column (arXiv 2403.13298).
+
+    A place is one number, row * 32768 + column, as nn/patches.py's `grid_places` makes it; tokens that stand nowhere
+    (class, registers) have -1, and are not turned.
+
+    Attributes:
+      base: the longest wave is 2 pi base; images are short, so it is small.
+    """
+
+    base: float = 100.0
+
+    def __call__(self, x_BTHK: Float[Array, "B T H K"], positions: Int[Array, "B T"]) -> Float[Array, "B T H K"]:
+        K = x_BTHK.shape[-1]
+        if K % 4:
+            raise ConfigError(f"rotary positions in two directions need heads of a size that divides by 4, not {K}")
+        one, places = Rotary(self.base), jnp.maximum(positions, 0)
+        rows, columns = one(x_BTHK[..., : K // 2], places >> 15), one(x_BTHK[..., K // 2 :], places & 32767)
+        return jnp.concatenate([rows, columns], axis=-1)
+
+
 def sine(positions: Int[Array, "B T"], width: int) -> Float[Array, "B T D"]:
     """Fixed waves of lengths 2 pi to 20,000 pi, sines then cosines (arXiv 1706.03762, section 3.5)."""
     half = width // 2

@@ -17,9 +17,9 @@ from fmjax.nn.block import Block, BlockSpec
 from fmjax.nn.embedding import Embed
 from fmjax.nn.experts import MixtureOfExperts
 from fmjax.nn.feed_forward import GATED
-from fmjax.nn.position import RelativeBias, Rotary, sine
+from fmjax.nn.position import RelativeBias, Rotary, Rotary2d, sine
 
-POSITIONS = ("rotary", "learned", "sine", "alibi", "relative", "none")
+POSITIONS = ("rotary", "rotary2d", "learned", "sine", "alibi", "relative", "none")
 REMAT = {
     "none": None,
     "full": jax.checkpoint_policies.nothing_saveable,
@@ -43,7 +43,7 @@ class Blocks(nn.Module, kw_only=True):
       norm: rms, rms_one (its scale is kept as the distance from one) or layer.
       norm_place: pre, post (which has no last norm) or sandwich.
       eps: of all norms.
-      position: rotary, learned, sine, alibi, relative (T5's biases) or none.
+      position: rotary, rotary2d (of an image), learned, sine, alibi, relative (T5's biases) or none.
       length: longest input; only learned positions need it.
       first_position: the row of the learned table that the first token gets (RoBERTa starts at 2).
       rope_base, rope_scaling, rope_factor, rope_length: see nn/position.py's Rotary.
@@ -57,6 +57,7 @@ class Blocks(nn.Module, kw_only=True):
       embed_norm: normalise the embedded tokens.
       dropout: of the embedding and all branches; `attention_dropout`: of attention weights.
       drop_path: chance to skip a branch of the last block in training; earlier blocks have less, the first none.
+      layer_scale: what a learned scale of every branch starts from (arXiv 2103.17239); None has no such scale.
       attention: backend, see nn/attention.py.
       experts: feed-forwards that each token chooses among, see nn/experts.py; 0 is one for all.
       experts_top: how many it chooses; `experts_shared`: width of one that all tokens see besides.
@@ -97,6 +98,7 @@ class Blocks(nn.Module, kw_only=True):
     dropout: float = 0.0
     attention_dropout: float = 0.0
     drop_path: float = 0.0
+    layer_scale: float | None = None
     attention: str = "auto"
     experts: int = 0
     experts_top: int = 2
@@ -131,13 +133,16 @@ class Blocks(nn.Module, kw_only=True):
             if self.scan and differs:
                 raise ConfigError(f"scan needs blocks that are alike, and {what} makes them differ: unset one of them")
         self.causal, self.remat_policy = causal, policy
-        rotary = Rotary(self.rope_base, self.rope_scaling, self.rope_factor, self.rope_length)
+        rotary = {
+            "rotary": Rotary(self.rope_base, self.rope_scaling, self.rope_factor, self.rope_length),
+            "rotary2d": Rotary2d(self.rope_base),
+        }
         self.spec = BlockSpec(
             self.heads, self.inner or 4 * self.width, self.groups, self.head_size, self.feed_forward, self.norm,
-            self.norm_place, self.eps, rotary if self.position == "rotary" else None, self.qk_norm, self.use_bias,
+            self.norm_place, self.eps, rotary.get(self.position), self.qk_norm, self.use_bias,
             self.qkv_bias, self.window, self.softcap, self.attention_scale, self.dropout, self.attention_dropout,
             self.depth, self.experts, self.experts_top, self.experts_shared, self.experts_capacity, self.balance,
-            self.router_z, self.dtype, self.attention,
+            self.router_z, self.dtype, self.attention, self.layer_scale,
         )  # fmt: skip
         kind = Block if policy == "none" else nn.remat(Block, policy=REMAT[policy], static_argnums=STATIC)
         self.one = Block(self.spec, causal, cross, parent=None)  # what a scan applies to the weights of every block
