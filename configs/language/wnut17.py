@@ -3,7 +3,7 @@
 Run:      python -m fmjax.train --config=configs/language/wnut17.py
 Data:     wnut17_train.jsonl.gz, wnut17_dev.jsonl.gz and wnut17_test.jsonl.gz, under $FMJAX_DATA/nlp.
 Takes:    about two minutes on two CPU cores.
-Reaches:  entity F1 0.10 on the test part, 0.13 on the development part (one seed).
+Reaches:  not measured at these steps; entity F1 0.10 on the test part after 600 steps of 32 rows (one seed).
 """
 
 from ml_collections import ConfigDict
@@ -23,7 +23,7 @@ TAGS = tagged.bio("corporation", "creative-work", "group", "location", "person",
 def get_config(variant: str = "full") -> ConfigDict:
     """`variant` is "full", "start=PATH", or "smoke" for the two steps that the tests take."""
     full, start = pretrained.variant(variant)
-    config = ConfigDict({"seed": 0, "steps": 160 if full else 2})
+    config = ConfigDict({"seed": 0, "steps": 212 if full else 2})
     backbone, subwords = language_model(full, start)
     config.model = call(heads.TokenClassifier, backbone=backbone, classes=len(TAGS), dropout=0.3)
     config.objective = call(tagging.TagTokens)

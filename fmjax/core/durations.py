@@ -28,9 +28,11 @@ def steps_of(duration: str | int, examples: int, batch_size: int, total: int | N
     number, unit = float(found[1]), found[2]
     if unit == "%" and total is None:
         raise ConfigError(f"--config.steps={duration} is a percentage of itself: give it in steps, epochs or examples")
-    per = {"%": (total or 0) / 100, "e": examples / batch_size, "x": 1 / batch_size, "s": 1.0}
+    # A product, then one quotient: halves of a step are exact, so that 1epochs is as many steps as its examples.
+    made = {"%": (number * (total or 0), 100), "e": (number * examples, batch_size), "x": (number, batch_size)}
     key = "%" if unit == "%" else "x" if unit == "examples" else unit[0]
-    return max(1, round(number * per[key])) if number else 0
+    above, below = made.get(key, (number, 1))
+    return max(1, round(above / below)) if number else 0
 
 
 def resolve(config: ConfigDict, examples: int, batch_size: int) -> None:

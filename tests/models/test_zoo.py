@@ -24,6 +24,7 @@ from fmjax.models import (
     vit,
 )
 
+pytestmark = pytest.mark.nightly
 IMAGES = jnp.asarray(np.random.default_rng(0).normal(size=(4, 32, 32, 3)), jnp.float32)
 LABELS = jnp.arange(4) % 3
 TINY = {  # family: (the network, rows and columns that are too few, what it says)
