@@ -15,6 +15,7 @@ from fmjax.core.types import Batch
 from fmjax.data import tokenizers
 from fmjax.data.choices import split_encoded
 from fmjax.data.tokenizer import Tokenizer
+from fmjax.decoding import stops
 from fmjax.decoding.sampling import Sampler
 from fmjax.objectives.chunked import score
 from fmjax.run import Run
@@ -156,9 +157,8 @@ def _jitted(predict: Callable) -> Callable:
 
 
 def cut(text: str, until: Sequence[str]) -> str:
-    """The text up to the first of the stop strings."""
-    places = [at for stop in until if stop and (at := text.find(stop)) >= 0]
-    return text[: min(places)] if places else text
+    """The text up to the first of the stop strings; an empty one stops nothing."""
+    return stops.cut(text, [stop for stop in until if stop])[0]
 
 
 def adapter(scorer: Scorer) -> Any:

@@ -161,7 +161,7 @@ def run_weights(path: Path, step: int | None = None, net: str = "model") -> tupl
         else:
             raise CheckpointError(f"{path} has no weights of a net called {net!r}")
         target = {k: np.zeros(v["shape"], _dtype(v["dtype"])) for k, v in found.items()}
-        read, manifest = checkpoints.restore(nested(target), step, partial=True)
+        read, manifest = checkpoints.restore(trees.nested(target), step, partial=True)
     return read[part][net], manifest
 
 
@@ -244,18 +244,6 @@ class weights:
         if left:
             log.warning("%s: %d weights have no place in this model: %s", self.path, len(left), _few(left))
         return found
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{address: leaf} as nested dicts."""
-    out: dict[str, Any] = {}
-    for name, leaf in flat.items():
-        *parents, last = name.split("/")
-        node = out
-        for parent in parents:
-            node = node.setdefault(parent, {})
-        node[last] = leaf
-    return out
 
 
 def _run_model(path: Path, whole: bool = False) -> ConfigDict:

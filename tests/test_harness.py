@@ -1,6 +1,5 @@
 """lm-eval on a run: its numbers are sums of log-softmax by hand, and those of fmjax's own multiple choice."""
 
-import importlib.util
 import json
 from pathlib import Path
 
@@ -108,7 +107,6 @@ def test_a_whole_text_is_scored_once_token_by_token_however_long(scorer, logits)
         assert total == pytest.approx(wanted, rel=1e-4)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("fmjax.decoding.reading") is None, reason="prompts of one length only")
 def test_what_is_written_is_the_likeliest_token_by_token_for_prompts_of_any_length(scorer, logits):
     prompts = ["The capital of", "Fr", "is Paris. The capital"]
     settings = {"until": ["!"], "max_gen_toks": 6}

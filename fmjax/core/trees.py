@@ -1,7 +1,7 @@
 """Weights have addresses: "model/block_3/attention/query/kernel", and patterns pick them."""
 
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -23,6 +23,18 @@ def addresses(tree: Tree) -> list[str]:
 def flatten(tree: Tree) -> dict[str, Any]:
     """{address: leaf}."""
     return {address(path): leaf for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
+    """{address: leaf} as nested dicts."""
+    out: dict[str, Any] = {}
+    for name, leaf in flat.items():
+        *parents, last = name.split("/")
+        node = out
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = leaf
+    return out
 
 
 def map_with_address(fn: Callable[..., Any], tree: Tree, *rest: Tree) -> Tree:

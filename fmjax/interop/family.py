@@ -16,7 +16,7 @@ from ml_collections import ConfigDict
 
 from fmjax.core.config import build, call, hints, members
 from fmjax.core.errors import CheckpointError, ConfigError
-from fmjax.core.trees import flatten
+from fmjax.core.trees import flatten, nested
 from fmjax.interop.layouts import Row, Shape, expand
 from fmjax.interop.options import Json, Option, read_options, write_options
 from fmjax.interop.tensors import Tensors, listed
@@ -212,18 +212,6 @@ def shapes(module: nn.Module) -> Mapping[str, Shape]:
     variables = jax.eval_shape(module.init, jax.random.key(0), *inputs)
     flat = flatten(variables["params"])
     return types.MappingProxyType({address: tuple(leaf.shape) for address, leaf in flat.items()})
-
-
-def nested(flat: Mapping[str, Any]) -> dict[str, Any]:
-    """{"a/b": leaf} as {"a": {"b": leaf}}."""
-    out: dict[str, Any] = {}
-    for address, leaf in flat.items():
-        *parents, last = address.split("/")
-        holder = out
-        for parent in parents:
-            holder = holder.setdefault(parent, {})
-        holder[last] = leaf
-    return out
 
 
 def _same(a: Any, b: Any) -> bool:
