@@ -40,6 +40,7 @@ def complete(config: ConfigDict) -> ConfigDict:
         "ema": placeholder(float),
         "accumulation": call(Accumulation),
         "clip": placeholder(float),
+        "sam": placeholder(float),
         "dtype": "float32",
         "checkpoint": call(Policy),
         "nan": call(Nan),
@@ -62,7 +63,7 @@ def complete(config: ConfigDict) -> ConfigDict:
             config[key] = value
         elif key == "mesh":
             config[key] = ConfigDict({**MESH, **config.mesh})
-        elif key in ("ema", "clip") and isinstance(config[key], int):
+        elif key in ("ema", "clip", "sam") and isinstance(config[key], int):
             with config.ignore_type():
                 config[key] = float(config[key])
     return config
@@ -114,6 +115,7 @@ def assemble(
         sharding=build(config.sharding) if not isinstance(config.sharding, str) else config.sharding,
         accumulation=build(config.accumulation, "config.accumulation"),
         clip=config.clip,
+        sam=config.sam,
         ema=config.ema,
         skip_nonfinite=config.nan.action == "skip",
         frozen=frozen,
@@ -122,7 +124,7 @@ def assemble(
     )
     if config.init is not None:
         program.initial = build(config.init, "config.init")
-        if not program.initial.any_tokenizer:
+        if not getattr(program.initial, "any_tokenizer", True):
             run_tokenizer.spoken(data.source, program.initial)
     program.check(program.example)
     evaluators = {name: build(node, f"config.evals.{name}") for name, node in config.evals.items()}

@@ -145,7 +145,11 @@ def fit(
         policy = dataclasses.replace(policy, best=early_stop.metric, mode=early_stop.mode)
     parts.program.metric_names  # noqa: B018 - a step that cannot be traced fails before anything is written
     fresh = home is None or not steps_on_disk(home.checkpoints)
-    began_from = {"path": config.init.path, "digest": digest_of(parts.program.given)} if fresh and config.init else None
+    began_from = (
+        {"path": config.init.get("path", config.init.call), "digest": digest_of(parts.program.given)}
+        if fresh and config.init
+        else None
+    )
     writers: list[Any] = []
     checkpoints = None
     if home:

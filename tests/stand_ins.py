@@ -196,11 +196,13 @@ def same(a, b, tol: float = 0.0) -> None:
         np.testing.assert_allclose(x, y, rtol=tol, atol=tol)
 
 
-def setup(objective, modules, tx=None, accumulate=1, ema=None, skip_nonfinite=False, clip=None, coupled=False, **kw):
+def setup(
+    objective, modules, tx=None, accumulate=1, ema=None, skip_nonfinite=False, clip=None, sam=None, coupled=False, **kw
+):
     """(state, jitted step) of an objective whose players share an optimizer."""
     txs = {p.name: optimizer(tx or optax.adam(1e-2)) for p in objective.players}
     state = jax.jit(lambda: begin(modules, objective, txs, BATCH, KEY, averaged=ema is not None, **kw))()
-    rest = {"clip": clip, "ema": ema, "skip_nonfinite": skip_nonfinite, "allow_coupled": coupled}
+    rest = {"clip": clip, "sam": sam, "ema": ema, "skip_nonfinite": skip_nonfinite, "allow_coupled": coupled}
     return state, jax.jit(make_step(modules, objective, txs, kw.get("merge", {}), accumulate, **rest))
 
 

@@ -59,6 +59,7 @@ class Program:
     sharding: str | tuple = "replicate"
     accumulation: Accumulation = Accumulation()
     clip: float | None = None
+    sam: float | None = None
     ema: float | None = None
     skip_nonfinite: bool = False
     frozen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
@@ -71,6 +72,8 @@ class Program:
             raise ConfigError(f"--config.ema must be a decay from 0 to below 1, such as 0.999, not {self.ema}")
         if self.clip is not None and not self.clip > 0:
             raise ConfigError(f"--config.clip must be a norm above 0, not {self.clip}; None does not clip")
+        if self.sam is not None and not self.sam > 0:
+            raise ConfigError(f"--config.sam must be a radius above 0, such as 0.05, not {self.sam}; None is without")
         rows = len(next(iter(self.example.values())))
         parts = row_shards(self.mesh)
         self.local_rows(rows)
@@ -169,7 +172,7 @@ class Program:
         """The pure training step."""
         return make_step(
             self.modules, self.objective, self.optimizers, self.merge, self.accumulation.steps,
-            self.accumulation.allow_coupled, self.clip, self.ema, self.skip_nonfinite,
+            self.accumulation.allow_coupled, self.clip, self.sam, self.ema, self.skip_nonfinite,
         )  # fmt: skip
 
     @cached_property

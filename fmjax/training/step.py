@@ -25,6 +25,7 @@ def make_step(
     accumulate: int = 1,
     allow_coupled: bool = False,
     clip: float | None = None,
+    sam: float | None = None,
     ema: float | None = None,
     skip_nonfinite: bool = False,
 ) -> Callable[[State, Batch], tuple[State, Metrics]]:
@@ -36,6 +37,8 @@ def make_step(
       accumulate: microbatches a step; each takes every n-th row, so that a sharded batch stays where it lies.
       allow_coupled: accumulate although rows are coupled (by the objective, batch norm or a router).
       clip: largest global norm of a player's gradient.
+      sam: radius of sharpness-aware minimisation (arXiv 2010.01412): the gradient is taken where the weights have
+        climbed this far along their gradient, at twice the cost; losses and running statistics are those before.
       ema: decay of the running averages, warmed up as min(ema, (1 + step) / (10 + step)).
       skip_nonfinite: a step in which a loss, gradient or update is not finite changes nothing but the step counter.
 
@@ -47,6 +50,9 @@ def make_step(
     def move(player: Player, state: State, batch: Batch, rng: jax.Array) -> tuple[State, Metrics]:
         own = {n: state.params[n] for n in player.nets}
         grads, weight, total, mutable, metrics = gradients(player, own, state, batch, rng)
+        if sam is not None:
+            far = sam / (optax.tree.norm(grads) + 1e-12)
+            grads = gradients(player, jax.tree.map(lambda p, g: p + far * g, own, grads), state, batch, rng)[0]
         weight = jnp.maximum(weight, 1e-8)
         grads = jax.tree.map(lambda g: g / weight, grads)
         norm = optax.tree.norm(grads)

@@ -53,6 +53,22 @@ def test_clipping_is_by_global_norm_as_optax_does():
     assert np.isclose(moved, clip, rtol=1e-4)
 
 
+@pytest.mark.parametrize("accumulate", [1, 8])
+def test_sharpness_aware_gradients_are_those_a_radius_uphill(accumulate):
+    sgd, radius = optax.sgd(1.0), 0.3
+    state, plain = setup(Plain(), {"model": MLP()}, tx=sgd)
+    _, step = setup(Plain(), {"model": MLP()}, tx=sgd, sam=radius, accumulate=accumulate)
+    there, metrics = plain(state, BATCH)
+    gradient = jax.tree.map(jnp.subtract, state.params, there.params)
+    norm = optax.tree.norm(gradient)
+    uphill = state.replace(params=jax.tree.map(lambda p, g: p + radius * g / norm, state.params, gradient))
+    want = jax.tree.map(jnp.subtract, uphill.params, plain(uphill, BATCH)[0].params)
+    new, said = step(state, BATCH)
+    same(jax.tree.map(jnp.subtract, state.params, new.params), want, 1e-5)
+    assert np.isclose(said["loss"].value(), metrics["loss"].value(), rtol=1e-5)
+    assert abs(optax.tree.norm(want) - norm) > 1e-3
+
+
 def test_averages_follow_their_formula():
     state, step = setup(Plain(), {"model": MLP()}, ema=0.3)
     average = state.ema
