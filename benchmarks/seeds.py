@@ -111,12 +111,13 @@ STUDIES = {
         baseline=("sst2_pretrained", "the small encoder pretrained here, 800 steps"), target="above both",
     ),
     "wnut17_scratch": Study(
-        "WNUT-17 entities, test part, small encoder from scratch", "test/f1", "configs/language/wnut17.py",
+        "WNUT-17 entities, test part, small encoder from scratch, 6 epochs", "test/f1", "configs/language/wnut17.py",
+        overrides=("--config.steps=6epochs",),
     ),
     "wnut17_minilm": Study(
-        "WNUT-17 entities, test part, the real MiniLM", "test/f1", "configs/language/wnut17.py:start={minilm}",
+        "WNUT-17 entities, test part, the real MiniLM, one epoch", "test/f1", "configs/language/wnut17.py:start={minilm}",
         overrides=("--config.optimizer.rate.peak=2e-4",),
-        baseline=("wnut17_scratch", "from scratch"),
+        baseline=("wnut17_scratch", "from scratch, 6 epochs"),
     ),
     "squad_scratch": Study(
         "questions of the English XQuAD (838), small encoder from scratch", "test/f1", "configs/language/squad.py",
