@@ -36,6 +36,8 @@ class Study:
     also: tuple[str, ...] = ()  # other numbers, for the note: means over the seeds
 
 
+JPEG = "this copy of the images went through JPEG, which costs a little accuracy"
+
 STUDIES = {
     "mlp_mnist": Study(
         "784-128-10 on MNIST, plain recipe", "test/accuracy", "configs/vision/mlp_mnist.py", seeds=5,
@@ -61,7 +63,32 @@ STUDIES = {
     "convnet_cifar10": Study(
         "classic 32-64-128 network on CIFAR-10", "test/accuracy", "configs/vision/convnet_cifar10.py",
         published=(0.72, "published for this network"), target=">= 0.72",
-        note="this copy of the images went through JPEG, which costs a little accuracy",
+        note=JPEG,
+    ),
+    "resnet_cifar10": Study(
+        "whitened patches and six convolutions on CIFAR-10, minutes on two cores", "test/accuracy",
+        "configs/vision/resnet_cifar10.py",
+        published=(0.94, "twice the channels, 2.6 s on an A100, arXiv 2404.00498"), note=JPEG,
+    ),
+    "vgg_cifar10": Study(
+        "VGG-13 at a fourth of its width on CIFAR-10, 5 epochs", "test/accuracy", "configs/vision/vgg_cifar10.py",
+        published=(0.9264, "VGG-16, about 350 epochs, kuangliu/pytorch-cifar"), note=JPEG,
+    ),
+    "densenet_cifar10": Study(
+        "DenseNet-BC of 28 layers on CIFAR-10, 3 epochs", "test/accuracy", "configs/vision/densenet_cifar10.py",
+        published=(0.9549, "DenseNet-BC-100, 300 epochs, arXiv 1608.06993"), note=JPEG,
+    ),
+    "efficientnet_cifar10": Study(
+        "half of EfficientNet-B0 on CIFAR-10, 3 epochs", "test/accuracy", "configs/vision/efficientnet_cifar10.py",
+        published=(0.981, "B0 from ImageNet, at 224 x 224, arXiv 1905.11946"), note=JPEG,
+    ),
+    "alexnet_cifar10": Study(
+        "small AlexNet on CIFAR-10, 6 epochs", "test/accuracy", "configs/vision/alexnet_cifar10.py",
+        published=(0.89, "cuda-convnet with local response norm"), note=JPEG,
+    ),
+    "vit_cifar10": Study(
+        "ViT of 4 blocks of width 96 on CIFAR-10, 6 epochs", "test/accuracy", "configs/vision/vit_cifar10.py",
+        published=(0.80, "patches of 4x4, 200 epochs, kentaroy47/vision-transformers-cifar10"), note=JPEG,
     ),
     "gpt_shakespeare_char": Study(
         "character GPT on tiny Shakespeare, validation loss (nats)", "validation/loss",
@@ -115,7 +142,8 @@ STUDIES = {
         overrides=("--config.steps=6epochs",),
     ),
     "wnut17_minilm": Study(
-        "WNUT-17 entities, test part, the real MiniLM, one epoch", "test/f1", "configs/language/wnut17.py:start={minilm}",
+        "WNUT-17 entities, test part, the real MiniLM, one epoch", "test/f1",
+        "configs/language/wnut17.py:start={minilm}",
         overrides=("--config.optimizer.rate.peak=2e-4",),
         baseline=("wnut17_scratch", "from scratch, 6 epochs"),
     ),
