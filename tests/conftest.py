@@ -5,7 +5,6 @@ import sys
 import tempfile
 from pathlib import Path
 
-import pytest
 from hypothesis import HealthCheck, settings
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -14,16 +13,10 @@ COMPILED = tempfile.TemporaryDirectory(prefix="fmjax-tests-")  # shared with the
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", COMPILED.name)
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
 sys.path.insert(0, str(Path(__file__).parent / "core"))
-# No test asserts an absolute time.
-settings.register_profile("house", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("house")
-
-
-@pytest.fixture(scope="module")
-def quick_to_compile():
-    """For files whose tests mostly compile: programs that run more slowly, and say the same."""
-    import jax  # after the environment above
-
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+# Most of the tests' time is compiling. `JAX_DISABLE_MOST_OPTIMIZATIONS=0 pytest` tests the programs that users run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+# No test asserts an absolute time, and every run of the suite tries the same examples; `nightly` tries others.
+quiet = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow, HealthCheck.filter_too_much]}
+settings.register_profile("house", derandomize=True, **quiet)
+settings.register_profile("nightly", **quiet)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "house"))

@@ -7,8 +7,6 @@ import pytest
 
 from fmjax.run import fit
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py"))
 NEEDS_DATA = {

@@ -24,8 +24,6 @@ from fmjax.training.policies import Log
 sys.path.insert(0, str(Path(__file__).parent / "interop"))
 from tiny_models import equal, weights
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 WORDS = "some words and more of the same words, cafe\u0301\n" * 20
 
 

@@ -22,8 +22,6 @@ from fmjax.optim import optimizers
 from fmjax.training.policies import Log
 from fmjax.writer import Writer
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 SENTENCE = "the cat sat on the mat, and the dog naïvely sat on the log. "
 
 

@@ -18,8 +18,6 @@ from fmjax.objectives import language
 from fmjax.optim import optimizers
 from fmjax.training.policies import Log
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 GOLDEN = Path(__file__).parent / "interop" / "goldens"
 
 

@@ -21,8 +21,6 @@ from fmjax.run import Run, fit
 from fmjax.training.checkpoint import Policy
 from fmjax.training.policies import Log
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 WORDS = "some words and more of the same words\n" * 20
 
 

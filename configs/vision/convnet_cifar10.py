@@ -35,19 +35,21 @@ def get_config(size: Literal["full", "smoke"] = "full") -> ConfigDict:
         warmup="1epochs" if size == "full" else 0,
     )
     config.optimizer = call(optimizers.adamw, rate=rate, decay=0.01)
-    train = call(sources.Tfds, name="cifar10", split="train[:45000]")
-    config.data = call(pipeline.stream, source=train, batch_size=128)
+    parts = "train[:45000]", "train[45000:]", "test"
+    train, validation, test = ("train[:128]", "train[-50:]", "test[:50]") if size == "smoke" else parts
+    train = call(sources.Tfds, name="cifar10", split=train)
+    config.data = call(pipeline.stream, source=train, batch_size=128 if size == "full" else 8)
     numbers = {"accuracy": metrics.accuracy, "loss": metrics.loss}
 
     def over(split: str, every: int | str, **more: object) -> ConfigDict:
         source = call(sources.Tfds, name="cifar10", split=split)
-        data = call(pipeline.one_pass, source=source, batch_size=500)
+        data = call(pipeline.one_pass, source=source, batch_size=500 if size == "full" else 50)
         return call(evaluators.average, data=data, metrics={**numbers, **more}, every=every)
 
     every = "1epochs" if size == "full" else 1
     config.evals = {
-        "validation": over("train[45000:]", every),
-        "test": over("test", 0, confusion=metrics.ConfusionMatrix),
+        "validation": over(validation, every),
+        "test": over(test, 0, confusion=metrics.ConfusionMatrix),
     }
     config.early_stop = call(policies.EarlyStop, metric="validation/accuracy", mode="max", patience=5)
     return config

@@ -25,9 +25,10 @@ def get_config(size: Literal["full", "smoke"] = "full") -> ConfigDict:
     still = call(augment.affine, rotate=0.0, shear=0.0, zoom=0.0, translate=0.0)  # moves nothing until overridden
     config.objective = call(supervised.Classify, augment=(still,))
     config.optimizer = call(optimizers.adam, rate=1e-3)
-    source = call(sources.Tfds, name="mnist", split="train")
+    train, held_out = ("train[:256]", "test[:1000]") if size == "smoke" else ("train", "test")
+    source = call(sources.Tfds, name="mnist", split=train)
     config.data = call(pipeline.stream, source=source, batch_size=128)
-    test = call(pipeline.one_pass, source=call(sources.Tfds, name="mnist", split="test"), batch_size=1000)
+    test = call(pipeline.one_pass, source=call(sources.Tfds, name="mnist", split=held_out), batch_size=1000)
     numbers = {"accuracy": metrics.accuracy, "loss": metrics.loss}
     config.evals = {"test": call(evaluators.average, data=test, metrics=numbers)}
     return config

@@ -3,13 +3,10 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from fmjax.assembly import _in_dtype
 from fmjax.core.config import build, call
 from fmjax.models import embedder, transformer
-
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 
 TOKENS = jax.random.randint(jax.random.key(0), (3, 6), 0, 20)
 SEGMENTS = jnp.array([[1] * 6, [1] * 4 + [0] * 2, [1] + [0] * 5])

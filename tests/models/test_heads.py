@@ -11,8 +11,6 @@ from fmjax.models.heads import Classifier, TokenClassifier
 from fmjax.models.rnn import LanguageModel
 from fmjax.models.transformer import Decoder, Encoder, EncoderDecoder
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 KEY = jax.random.key(0)
 TOKENS = jax.random.randint(KEY, (3, 8), 1, 20)
 SEGMENTS = (jnp.arange(8) < jnp.array([[8], [5], [3]])).astype(jnp.int32)

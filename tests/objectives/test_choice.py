@@ -14,8 +14,6 @@ from fmjax.models import transformer
 from fmjax.objectives.choice import NEVER, Chooser, MultipleChoice
 from fmjax.objectives.preference import SimPO
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 RNG = np.random.default_rng(0)
 B, C, T, V = 6, 3, 9, 23
 NET = Small(V, causal=True)

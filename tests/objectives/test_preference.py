@@ -10,8 +10,6 @@ from token_nets import Small, net_of
 from fmjax.core.errors import ConfigError, DataError
 from fmjax.objectives.preference import DPO, IPO, SimPO, likelihoods
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 RNG = np.random.default_rng(0)
 B, T, R, V = 8, 9, 7, 23
 NET = Small(V, causal=True)

@@ -19,8 +19,6 @@ from fmjax.objectives.tagging import TagTokens
 from fmjax.training.state import State
 from fmjax.training.step import make_step
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 RNG = np.random.default_rng(0)
 B, T = 16, 7
 SIZES = RNG.integers(3, T + 1, B)

@@ -18,8 +18,6 @@ from fmjax.objectives.texts import ClassifyText, RegressText
 from fmjax.training.state import State
 from fmjax.training.step import make_step
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
-
 RNG = np.random.default_rng(0)
 B, T, C = 16, 6, 3
 SIZES = RNG.integers(1, T + 1, B)

@@ -48,6 +48,7 @@ def together(workdir, steps, *overrides, terminate=None):
     return [json.loads(out.splitlines()[-1]) for out, _ in said]
 
 
+@pytest.mark.nightly
 def test_two_processes_learn_what_one_learns_and_either_goes_on_for_the_other(tmp_path):
     whole = fit(tiny(8), tmp_path / "one", ONE)
     a, b = together(tmp_path / "two", 8)
