@@ -27,7 +27,7 @@ def get_config(size: Literal["full", "gpu", "smoke"] = "full") -> ConfigDict:
     if size == "gpu":
         config.model = call(densenet.densenet_bc100_12)
     else:
-        depths = (4, 4, 4) if size == "full" else (1, 1, 1)
+        depths = (4, 4, 4) if size == "full" else (1,)
         config.model = call(densenet.DenseNet, depths=depths, growth=12, stem="cifar", classes=10)
     config.objective = call(
         supervised.Classify,

@@ -27,7 +27,7 @@ def get_config(size: Literal["full", "gpu", "smoke"] = "full") -> ConfigDict:
     if size == "gpu":
         config.model = call(efficientnet.efficientnet_b0_cifar)
     else:
-        width, stages = (0.5, 5) if size == "full" else (0.25, 3)
+        width, stages = (0.5, 5) if size == "full" else (0.25, 2)
         config.model = call(efficientnet.EfficientNet, width=width, depth=0.5, stages=stages, stem_stride=1, classes=10)
         config.model.drop_path = config.model.dropout = 0.0
     config.objective = call(

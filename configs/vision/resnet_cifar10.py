@@ -22,7 +22,7 @@ from fmjax.optim import optimizers, schedules
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
 EPOCHS = {"full": "7epochs", "gpu": "8epochs", "smoke": 2}
-WIDTHS = {"full": (32, 128, 128), "gpu": (64, 256, 256), "smoke": (8, 8, 8)}
+WIDTHS = {"full": (32, 128, 128), "gpu": (64, 256, 256), "smoke": (8,)}
 ROWS = {"full": 500, "gpu": 2000, "smoke": 16}
 
 

@@ -27,8 +27,8 @@ def get_config(size: Literal["full", "gpu", "smoke"] = "full") -> ConfigDict:
     if size == "gpu":
         config.model = call(vgg.vgg16_bn_cifar)
     else:
-        widths = (16, 32, 64, 128, 128) if size == "full" else (4, 4, 8, 8, 8)
-        config.model = call(vgg.VGG, depths=(1, 1, 2, 2, 2), widths=widths, norm="batch", pool=1, dense=(), classes=10)
+        depths, widths = ((1, 1, 2, 2, 2), (16, 32, 64, 128, 128)) if size == "full" else ((1,), (4,))
+        config.model = call(vgg.VGG, depths=depths, widths=widths, norm="batch", pool=1, dense=(), classes=10)
         config.model.dropout = 0.0
     config.objective = call(
         supervised.Classify,
