@@ -94,10 +94,10 @@ def on_one():
 
 
 @pytest.mark.parametrize(("mesh", "recipe"), [
-    (EIGHT, "fsdp"),
-    ({"data": 2, "tensor": 4}, "tensor"),
+    pytest.param(EIGHT, "fsdp", marks=pytest.mark.nightly),
+    pytest.param({"data": 2, "tensor": 4}, "tensor", marks=pytest.mark.nightly),
     ({"data": 2, "fsdp": 2, "tensor": 2}, "fsdp_tensor"),
-    ({"data": 8}, "replicate"),
+    pytest.param({"data": 8}, "replicate", marks=pytest.mark.nightly),
 ], ids=["fsdp", "tensor", "fsdp_tensor", "replicate"])  # fmt: skip
 def test_a_decoder_learns_the_same_wherever_its_weights_lie(on_one, mesh, recipe):
     p = decoder(mesh, recipe)
