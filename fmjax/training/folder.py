@@ -63,7 +63,9 @@ class RunFolder:
           CheckpointError: naming the keys that differ.
         """
         found = configfile.differences(configfile.load(self.config), config)
-        found = {k: v for k, v in found.items() if not MAY_CHANGE.match(k)}
+        # A key that came with a later version, and is off, is no other config.
+        new_and_off = {k for k, pair in found.items() if pair == ("(absent)", None)}
+        found = {k: v for k, v in found.items() if k not in new_and_off and not MAY_CHANGE.match(k)}
         if found:
             shown = "; ".join(
                 f"{k.removeprefix('config.')} was {a!r}, is {b!r}" for k, (a, b) in list(found.items())[:4]
