@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -11,6 +12,7 @@ from fmjax.training.progress import amount, compact
 
 DRAWN, COUNTED = 120, 25  # classes: a confusion matrix is drawn up to the one, with its counts up to the other
 ROWS = 1000  # of a table at most
+PNG = re.compile(r"iVBORw0KGgo[A-Za-z0-9+/]+={0,2}")  # base64 of a file that begins as PNG files do
 
 
 def artifact(name: str, value: Any) -> str:
@@ -20,6 +22,8 @@ def artifact(name: str, value: Any) -> str:
         return head + confusion(value)
     if is_table(value):
         columns = list(value[0])
+        if {"group", "caption", "picture"} <= set(columns):
+            return head + gallery(value)
         if {"confidence", "accuracy"} <= set(columns):
             return head + reliability(value)
         if name.endswith("curve") and len(columns) == 2 and all(is_number(v) for row in value for v in row.values()):
@@ -141,6 +145,24 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
     box = f'viewBox="0 0 {left + size + 12} {bottom + 40}" width="{left + size + 12}" role="img"'
     note = '<p class="note">bars: accuracy by bin; dots: mean confidence; dashed: perfectly calibrated</p>'
     return f'{note}<svg {box} aria-label="reliability diagram">{"".join(out)}{label}</svg>'
+
+
+def gallery(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Pictures with captions, those of one group together; what is no PNG is left out."""
+    out, group = [], None
+    for row in rows[:ROWS]:
+        if row["group"] != group:
+            out += ["</div>"] * (group is not None)
+            group = row["group"]
+            out.append((f'<p class="note">{escape(str(group))}</p>' if group else "") + '<div class="gallery">')
+        caption, data = escape(str(row["caption"])), str(row["picture"])
+        if PNG.fullmatch(data):
+            out.append(f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">')
+            out.append(f"<figcaption>{caption}</figcaption></figure>")
+        else:
+            out.append(f"<figure><figcaption>{caption}: no picture</figcaption></figure>")
+    note = f'<p class="note">the first {ROWS} of {len(rows)} pictures</p>' if len(rows) > ROWS else ""
+    return "".join(out) + "</div>" + note
 
 
 def records(rows: Sequence[Mapping[str, Any]]) -> str:
