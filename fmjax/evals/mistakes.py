@@ -35,7 +35,7 @@ class Mistakes:
         jax.eval_shape(lambda state, batch: self._worst(predict, state, batch), state, batch)
 
     def evaluate(self, predict: Predict, state: Any, feed: Callable[[Any], Iterable[Batch]]) -> Report:
-        """Number "wrong" and artifact "mistakes": a picture each, the most confident first."""
+        """Number "errors" (how many) and artifact "mistakes": a picture each, the most confident first."""
         worst: list[dict[str, Any]] = []
         wrong = 0
         for number, batch in enumerate(feed(self.data)):
@@ -52,7 +52,7 @@ class Mistakes:
             found["row"] = found["row"] + number * self.data.batch_size
             rows = [{k: v[i] for k, v in found.items()} for i in range(len(found["row"])) if found["sure"][i] >= 0]
             worst = sorted(worst + rows, key=lambda r: (-r["sure"], r["row"]))[: self.count]
-        return Report({"wrong": float(wrong)}, {"mistakes": [self._picture(row) for row in worst]})
+        return Report({"errors": float(wrong)}, {"mistakes": [self._picture(row) for row in worst]})
 
     def _worst(self, predict: Predict, state: Any, batch: Batch) -> dict[str, jax.Array]:
         """The most confident mistakes of a batch; "sure" is -1 where there is none."""
