@@ -23,7 +23,7 @@ from fmjax.runs import comparison, config_name
 from fmjax.training.progress import amount, compact, duration
 
 # What may run and load: what is in the page, and nothing from elsewhere.
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data:"
 SPEED = ("step_seconds", "examples_per_second", "tokens_per_second", "mfu")
 LONGEST = 20_000  # characters of a text sample
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -11,6 +12,7 @@ from fmjax.training.progress import amount, compact
 
 DRAWN, COUNTED = 120, 25  # classes: a confusion matrix is drawn up to the one, with its counts up to the other
 ROWS = 1000  # of a table at most
+PNG = re.compile(r"iVBORw0KGgo[A-Za-z0-9+/]+={0,2}")  # base64 of a file that begins as PNG files do
 
 
 def artifact(name: str, value: Any) -> str:
@@ -18,8 +20,14 @@ def artifact(name: str, value: Any) -> str:
     head = f"<h4>{escape(name)}</h4>"
     if is_matrix(value):
         return head + confusion(value)
+    if isinstance(value, dict) and set(value) == {"classes", "counts"} and is_matrix(value["counts"]):
+        names = value["classes"]
+        if isinstance(names, list) and len(names) == len(value["counts"]):
+            return head + confusion(value["counts"], [str(name) for name in names])
     if is_table(value):
         columns = list(value[0])
+        if {"group", "caption", "picture"} <= set(columns):
+            return head + gallery(value)
         if {"confidence", "accuracy"} <= set(columns):
             return head + reliability(value)
         if name.endswith("curve") and len(columns) == 2 and all(is_number(v) for row in value for v in row.values()):
@@ -59,15 +67,16 @@ def is_table(value: Any) -> bool:
     )
 
 
-def confusion(matrix: Sequence[Sequence[float]]) -> str:
+def confusion(matrix: Sequence[Sequence[float]], names: Sequence[str] = ()) -> str:
     """A heat map of a confusion matrix, each row shaded by its shares, and the most frequent mistakes."""
     n, total = len(matrix), sum(map(sum, matrix))
     right = sum(matrix[i][i] for i in range(n))
     share = f"{right / total:.2%}" if total else "none"
     summary = f'<p class="note">{_count(total)} examples, {share} on the diagonal; shade: share of the row</p>'
     wrong = sorted((-matrix[i][j], i, j) for i in range(n) for j in range(n) if i != j and matrix[i][j])
+    names = names or list(range(n))
     pairs = [
-        {"true": i, "predicted": j, "count": -minus, "of its class": f"{-minus / sum(matrix[i]):.1%}"}
+        {"true": names[i], "predicted": names[j], "count": -minus, "of its class": f"{-minus / sum(matrix[i]):.1%}"}
         for minus, i, j in wrong[:10]
     ]
     mistakes = records(pairs) if pairs else '<p class="note">no mistakes</p>'
@@ -75,8 +84,12 @@ def confusion(matrix: Sequence[Sequence[float]]) -> str:
     if n > DRAWN:
         return f'{summary}<p class="note">{n} classes are too many to draw</p>{mistakes}'
     size = max(min(34.0, 520 / n), 5.0)
-    left = top = 46
-    edge = left + n * size
+    shorts = [str(name) if len(str(name)) <= 14 else str(name)[:13] + "…" for name in names]
+    longest = max(map(len, shorts))
+    upright = longest * 6.5 <= size or longest <= 3  # column names that fit side by side
+    left = max(46, 32 + 6.5 * longest)
+    top = 46 if upright else left
+    right, bottom = left + n * size, top + n * size
     out = []
     every = max(1, math.ceil(22 / size))
     for i, row in enumerate(matrix):
@@ -84,7 +97,8 @@ def confusion(matrix: Sequence[Sequence[float]]) -> str:
         y = top + i * size
         for j, count in enumerate(row):
             part, x = count / whole, left + j * size
-            tip = f"<title>true {i}, predicted {j}: {_count(count)} ({part:.1%})</title>"
+            pair = escape(f"true {names[i]}, predicted {names[j]}")
+            tip = f"<title>{pair}: {_count(count)} ({part:.1%})</title>"
             out.append(
                 f'<rect class="cell" x="{x:.1f}" y="{y:.1f}" width="{size:.1f}" height="{size:.1f}" '
                 f'fill-opacity="{part:.3f}">{tip}</rect>'
@@ -96,15 +110,19 @@ def confusion(matrix: Sequence[Sequence[float]]) -> str:
                     f'<text x="{x + size / 2:.1f}" y="{y + size / 2 + 4:.1f}"{shown}{small}>{_count(count)}</text>'
                 )
         if i % every == 0:
-            at = i * size + size / 2
-            out.append(f'<text class="tick" x="{left - 6}" y="{top + at + 4:.1f}" text-anchor="end">{i}</text>')
-            out.append(f'<text class="tick" x="{left + at:.1f}" y="{top - 6}" text-anchor="middle">{i}</text>')
-    middle = left + n * size / 2
+            at, name = i * size + size / 2, escape(shorts[i])
+            out.append(f'<text class="tick" x="{left - 6}" y="{top + at + 4:.1f}" text-anchor="end">{name}</text>')
+            x, y = left + at, top - 6
+            turn = '"middle"' if upright else f'"start" transform="rotate(-90 {x:.1f} {y:.1f}) translate(0 4)"'
+            out.append(f'<text class="tick" x="{x:.1f}" y="{y:.1f}" text-anchor={turn}>{name}</text>')
+    middle, centre = left + n * size / 2, top + n * size / 2
     out.append(f'<text class="label" x="{middle:.1f}" y="16" text-anchor="middle">predicted class</text>')
-    turned = f'transform="rotate(-90 14 {middle:.1f})"'
-    out.append(f'<text class="label" x="14" y="{middle:.1f}" text-anchor="middle" {turned}>true class</text>')
-    box = f'viewBox="0 0 {edge + 4:.0f} {edge + 4:.0f}" width="{edge + 4:.0f}" role="img" aria-label="confusion matrix"'
-    return f'{summary}<div class="figures"><svg {box}>{"".join(out)}</svg>{mistakes}</div>'
+    turned = f'transform="rotate(-90 14 {centre:.1f})"'
+    out.append(f'<text class="label" x="14" y="{centre:.1f}" text-anchor="middle" {turned}>true class</text>')
+    box = f'viewBox="0 0 {right + 4:.0f} {bottom + 4:.0f}" width="{right + 4:.0f}" role="img"'
+    return (
+        f'{summary}<div class="figures"><svg {box} aria-label="confusion matrix">{"".join(out)}</svg>{mistakes}</div>'
+    )
 
 
 def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
@@ -141,6 +159,24 @@ def reliability(bins: Sequence[Mapping[str, Any]]) -> str:
     box = f'viewBox="0 0 {left + size + 12} {bottom + 40}" width="{left + size + 12}" role="img"'
     note = '<p class="note">bars: accuracy by bin; dots: mean confidence; dashed: perfectly calibrated</p>'
     return f'{note}<svg {box} aria-label="reliability diagram">{"".join(out)}{label}</svg>'
+
+
+def gallery(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Pictures with captions, those of one group together; what is no PNG is left out."""
+    out, group = [], None
+    for row in rows[:ROWS]:
+        if row["group"] != group:
+            out += ["</div>"] * (group is not None)
+            group = row["group"]
+            out.append((f'<p class="note">{escape(str(group))}</p>' if group else "") + '<div class="gallery">')
+        caption, data = escape(str(row["caption"])), str(row["picture"])
+        if PNG.fullmatch(data):
+            out.append(f'<figure><img alt="{caption}" src="data:image/png;base64,{data}">')
+            out.append(f"<figcaption>{caption}</figcaption></figure>")
+        else:
+            out.append(f"<figure><figcaption>{caption}: no picture</figcaption></figure>")
+    note = f'<p class="note">the first {ROWS} of {len(rows)} pictures</p>' if len(rows) > ROWS else ""
+    return "".join(out) + "</div>" + note
 
 
 def records(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -69,6 +69,11 @@ td.n, th.n { text-align: right; white-space: nowrap; overflow-wrap: normal; } tr
 .figures > * { min-width: 0; max-width: 100%; }
 .wide > .figures { margin-top: 10px; } .figures .chart { width: 360px; max-width: 100%; }
 .figures svg { display: block; max-width: 100%; height: auto; }
+.gallery { display: flex; flex-wrap: wrap; gap: 10px; margin: 4px 0 14px; align-items: start; }
+.gallery figure { margin: 0; max-width: 224px; } .gallery img { display: block; min-width: 72px; max-width: 100%;
+  image-rendering: pixelated; border: 1px solid var(--line); }
+.gallery figcaption { color: var(--soft); font-size: 11px; line-height: 1.3; width: 0; min-width: 100%;
+  overflow-wrap: anywhere; }
 @media print { .toggle { display: none; } body { background: #fff; } }
 """
 

@@ -29,7 +29,7 @@ from fmjax.report_chart import (
     tick_labels,
     ticks,
 )
-from fmjax.report_figures import artifact, confusion, reliability
+from fmjax.report_figures import artifact, confusion, gallery, reliability
 from fmjax.training.writers import JsonLines
 
 EVIL = "<script>alert('x')</script>\"><img src=x onerror=alert(1)>"
@@ -304,3 +304,32 @@ def test_help_and_reports_need_neither_jax_nor_numpy(tmp_path):
     assert done.returncode == 2
     assert done.stderr.startswith("error: ")
     assert len(done.stderr.splitlines()) == 1
+
+
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+
+
+def test_pictures_are_shown_in_their_groups_and_nothing_but_png_gets_in(tmp_path):
+    rows = [{"group": g, "caption": c, "picture": p} for g, c, p in [
+        ("one", "a", PIXEL), ("one", "b", PIXEL), (EVIL, EVIL, PIXEL), ("two", "c", EVIL), ("two", "d", "aGVsbG8="),
+    ]]  # fmt: skip
+    run = write_run(tmp_path / "run", steps=20, every=20)
+    path = run / "artifacts" / "20" / "worst.json"
+    path.write_text(json.dumps({"mistakes": rows, "none": []}))
+    page = Page(report.page([report.SavedRun.open(run)]))
+    assert [v for _, k, v in page.attributes if k == "src"] == [f"data:image/png;base64,{PIXEL}"] * 3
+    assert page.tags.count("figure") == 5
+    assert page.text.count("no picture") == 2
+    assert not [a for a in page.attributes if a[1].startswith("on")]
+    assert page.tags.count("script") == 1
+    assert "img-src data:" in str(page.attributes)
+    assert gallery(rows * 300).count("<figure>") == 1000
+
+
+def test_a_confusion_matrix_with_names_says_them(tmp_path):
+    value = {"classes": ["cat & dog", EVIL, "a very long name of a class"], "counts": [[5, 1, 0], [0, 3, 0], [2, 0, 1]]}
+    page = Page(artifact("confusion", value))
+    assert "predicted cat & dog" in page.text
+    assert "a very long n…" in page.text
+    assert not {"script", "img"} & set(page.tags)
+    assert "3 entries" in artifact("confusion", {**value, "classes": "abc", "x": 1})

@@ -9,6 +9,7 @@ import numpy as np
 from fmjax.core.errors import ConfigError, DataError
 from fmjax.data import order
 from fmjax.data.cache import digest
+from fmjax.data.images import Unreadable
 from fmjax.data.prefetch import in_processes, in_threads
 from fmjax.data.source import CORRUPT, Mismatch, Source, canonical, identity
 
@@ -184,17 +185,30 @@ class Batches:
         else:
             examples = [self._read(int(i)) for i in indices]
         for j, (index, position) in enumerate(zip(indices, positions, strict=True)):
+            examples[j] = self._transformed(examples[j], int(index), position, seed)
+        return _stack(examples, indices, self.source)
+
+    def _transformed(self, example: dict[str, Any], index: int, position: int, seed: int) -> dict[str, Any]:
+        """Example `index` after the transforms, or the next one that they can read."""
+        for step in range(min(GIVE_UP, len(self.source))):
+            here = (index + step) % len(self.source)
+            example = self._read(here) if step else example
             # Keyed by the position in the endless stream: other random numbers in every epoch, the same on any host.
             rng = np.random.Generator(np.random.Philox(key=np.array([seed, position], np.uint64)))
             for transform in self.transforms:
                 try:
-                    examples[j] = transform(examples[j], rng)
+                    example = transform(example, rng)
+                except Unreadable as error:
+                    self._skip(here, error)
+                    break
                 except DataError as error:
-                    raise DataError(f"example {index} of {self.source}: {error}") from error
+                    raise DataError(f"example {here} of {self.source}: {error}") from error
                 except Exception as error:
-                    error.add_note(f"in {transform!r} of example {index} of {self.source}")
+                    error.add_note(f"in {transform!r} of example {here} of {self.source}")
                     raise
-        return _stack(examples, indices, self.source)
+            else:
+                return example
+        raise DataError(f"{self.source}: {step + 1} examples in a row from {index} cannot be read")
 
     def _read(self, index: int) -> dict[str, Any]:
         """Example `index`, or the next one that can be read."""
@@ -207,18 +221,24 @@ class Batches:
             except Mismatch as error:
                 raise Mismatch(f"example {here} of {self.source}: {error}") from error
             except CORRUPT as error:
-                reason = " ".join(f"{error}".split()) or type(error).__name__
-                if self.corrupt == "fail":
-                    raise DataError(f"example {here} of {self.source} cannot be read: {reason}") from error
-                if here not in self.skipped:
-                    self.skipped.add(here)
-                    log.warning(
-                        "example %d of %s is skipped (%d so far): %s", here, self.source, len(self.skipped), reason
-                    )
+                self._skip(here, error)
             except Exception as error:
                 error.add_note(f"in example {here} of {self.source}")
                 raise
         raise DataError(f"{self.source}: {step + 1} examples in a row from {index} cannot be read")
+
+    def _skip(self, index: int, error: Exception) -> None:
+        """Step over an example by policy, saying so once.
+
+        Raises:
+          DataError: the policy is another.
+        """
+        reason = " ".join(f"{error}".split()) or type(error).__name__
+        if self.corrupt == "fail":
+            raise DataError(f"example {index} of {self.source} cannot be read: {reason}") from error
+        if index not in self.skipped:
+            self.skipped.add(index)
+            log.warning("example %d of %s is skipped (%d so far): %s", index, self.source, len(self.skipped), reason)
 
 
 def _stack(examples: list[dict[str, Any]], indices: np.ndarray, source: Source) -> Arrays:

@@ -6,6 +6,19 @@ from fmjax.data.folders import ImageFolder
 from fmjax.data.mixture import Mixture
 from fmjax.data.splits import Fold, Split, Subset
 from fmjax.data.tables import Table
+from fmjax.data.tars import TarShards
 from fmjax.data.tfds import Tfds
 
-__all__ = ["Arrays", "Counting", "Digits", "Fold", "ImageFolder", "Mixture", "Split", "Subset", "Table", "Tfds"]
+__all__ = [
+    "Arrays",
+    "Counting",
+    "Digits",
+    "Fold",
+    "ImageFolder",
+    "Mixture",
+    "Split",
+    "Subset",
+    "Table",
+    "TarShards",
+    "Tfds",
+]

@@ -25,24 +25,32 @@ class Confusion(NamedTuple):
 class ConfusionMatrix:
     """How often class i (row) was called class j (column): an array (C, C); two classes for one sigmoid.
 
+    Attributes:
+      classes: their names, for the picture: then the result is {"classes": names, "counts": the array}.
+
     Raises:
       DataError: a valid row whose target is not one of the C classes.
     """
+
+    classes: tuple[str, ...] = ()
 
     def sums(self, outputs: Outputs, batch: Batch) -> Confusion:
         c = classified(outputs, batch)
         if c.kind == "multilabel":
             raise ConfigError("several yes-or-no questions have no one confusion matrix: use ClassificationReport")
         classes = _classes(c)
+        if self.classes and len(self.classes) != classes:
+            raise ConfigError(f"{len(self.classes)} names do not fit {classes} classes: give one each, or none")
         true, called = ((x.reshape(-1, 1) == jnp.arange(classes)) for x in (c.labels, c.predicted))
         w = c.weights.reshape(-1, 1)
         # A TPU or GPU may round the factors of a product; 0 and 1 survive that, weights need the highest precision.
         matrix = jnp.matmul(jnp.where(true, w, 0.0).T, called.astype(jnp.float32), precision="highest")
         return Confusion(matrix, jnp.where((w == 0) | true.any(1, keepdims=True), 0.0, w).sum())
 
-    def result(self, sums: Confusion) -> dict[str, np.ndarray]:
+    def result(self, sums: Confusion) -> dict[str, Any]:
         _check(sums.outside, len(sums.matrix))
-        return {"": np.asarray(sums.matrix)}
+        matrix = np.asarray(sums.matrix)
+        return {"": {"classes": list(self.classes), "counts": matrix} if self.classes else matrix}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +61,8 @@ class MatthewsCorrelation(ConfusionMatrix):
     """
 
     def result(self, sums: Confusion) -> dict[str, float]:
-        matrix = super().result(sums)[""].astype(np.float64)
+        _check(sums.outside, len(sums.matrix))
+        matrix = np.asarray(sums.matrix, np.float64)
         total, right, (true, called) = matrix.sum(), np.trace(matrix), (matrix.sum(1), matrix.sum(0))
         if total == 0:
             undefined("the Matthews correlation of no rows is undefined")

@@ -134,6 +134,19 @@ def _attend(
 ) -> Float[Array, "B T H K"]:  # fmt: skip
     """The reference: two products of (B G) matrices; `start` is the place of the first query among the keys."""
     (B, T, H, K), (S, G) = q_BTHK.shape, k_BSGK.shape[1:3]
+    weights = _weigh(q_BTHK, k_BSGK, mask, bias, start, causal, window, softcap)
+    if key is not None:
+        weights = weights * jax.random.bernoulli(key, 1 - dropout, weights.shape) / (1 - dropout)
+    weights = weights.astype(v_BSGK.dtype).reshape(B, G, H // G * T, S)
+    out = jnp.einsum("bgts,bsgk->bgtk", weights, v_BSGK).reshape(B, G, H // G, T, K)
+    return out.transpose(0, 3, 1, 2, 4).reshape(B, T, H, K)
+
+
+def _weigh(
+    q_BTHK: Any, k_BSGK: Any, mask: Any, bias: Any, start: Any, causal: bool, window: int | None, softcap: float | None
+) -> Float[Array, "B G h T S"]:
+    """How much each query takes of each key, in float32; h heads share one of G keys."""
+    (B, T, H, K), (S, G) = q_BTHK.shape, k_BSGK.shape[1:3]
     q = q_BTHK.reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4).reshape(B, G, H // G * T, K)
     scores = jnp.einsum("bgtk,bsgk->bgts", q, k_BSGK).astype(jnp.float32).reshape(B, G, H // G, T, S)
     if softcap is not None:
@@ -150,15 +163,35 @@ def _attend(
     weights = jax.nn.softmax(scores, axis=-1)
     if mask is not None:
         weights = jnp.where(allowed, weights, 0.0)
-    if key is not None:
-        weights = weights * jax.random.bernoulli(key, 1 - dropout, weights.shape) / (1 - dropout)
-    weights = weights.astype(v_BSGK.dtype).reshape(B, G, H // G * T, S)
-    out = jnp.einsum("bgts,bsgk->bgtk", weights, v_BSGK).reshape(B, G, H // G, T, K)
-    return out.transpose(0, 3, 1, 2, 4).reshape(B, T, H, K)
+    return weights
+
+
+def attention_weights(
+    q_BTHK: Float[Array, "B T H K"],
+    k_BSGK: Float[Array, "B S G K"],
+    mask: Bool[Array, "b 1 t S"] | None = None,
+    causal: bool = False,
+    *,
+    bias: Float[Array, "b H t S"] | None = None,
+    window: int | None = None,
+    softcap: float | None = None,
+    scale: float | None = None,
+) -> Float[Array, "B H T S"]:
+    """What `attend` weighs the values with, whatever its backend, before dropout: rows that sum to 1.
+
+    The row of a query that may see nothing is 0. All of it is held at once.
+    """
+    (B, T, H, K), S = q_BTHK.shape, k_BSGK.shape[1]
+    mask = None if mask is None else jnp.broadcast_to(mask, (B, 1, T, S))
+    bias = None if bias is None else jnp.broadcast_to(bias, (bias.shape[0], H, T, S))
+    q_BTHK = q_BTHK * (K**-0.5 if scale is None else scale)
+    return _weigh(q_BTHK, k_BSGK, mask, bias, S - T, causal, window, softcap).reshape(B, H, T, S)
 
 
 class Attention(nn.Module):
     """Multi-head attention, in groups that share keys, over the sequence itself or over another one's memory.
+
+    Where a caller asks for "intermediates", it sows its `attention_weights` there as "weights".
 
     Attributes:
       heads: query heads (H).
@@ -238,6 +271,11 @@ class Attention(nn.Module):
             causal, window = False, None  # the mask says it all
         elif memory is not None:
             cache = {"key": k_BSGK, "value": v_BSGK}
+        if self.is_mutable_collection("intermediates") and not self.is_initializing():
+            weights_BHTS = attention_weights(
+                q_BTHK, k_BSGK, mask, causal, bias=bias, window=window, softcap=self.softcap, scale=self.scale
+            )
+            self.sow("intermediates", "weights", weights_BHTS)
         key = self.make_rng("dropout") if train and self.dropout else None
         out_BTHK = attend(
             q_BTHK, k_BSGK, v_BSGK, mask, causal, self.backend, bias=bias, window=window,

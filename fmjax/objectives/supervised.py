@@ -44,6 +44,12 @@ class Supervised(Objective):
         for i, augment in enumerate(self.augment if key is not None else ()):
             x = augment(jax.random.fold_in(key, i), x)
         if self.inputs_from == "image" and (self.mean, self.std) != ((0.0,), (1.0,)):
+            for word, values in (("mean", self.mean), ("std", self.std)):
+                if len(values) not in (1, x.shape[-1]):  # a grey image would quietly be copied for each
+                    raise DataError(
+                        f"images have {x.shape[-1]} channels, and the objective's {word} has {len(values)} numbers: "
+                        "give one a channel, or one for all"
+                    )
             x = (x - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
         return {**batch, self.inputs_from: x}
 
@@ -89,6 +95,16 @@ class Supervised(Objective):
         for key in (self.inputs_from, self.target):
             if key not in batch:
                 raise DataError(f"the objective reads {key!r}, and the batch holds {', '.join(sorted(batch))}")
+        x = batch[self.inputs_from]
+        # A sum is not finite when a number is not, and costs less than a verdict for each.
+        if self.inputs_from == "image" and x.dtype.kind == "f" and not np.isfinite(x.sum(dtype=np.float64)):
+            bad = np.argwhere(~np.isfinite(x) & (batch["valid"] > 0)[:, None, None, None])
+            if len(bad):
+                row, *place = bad[0].tolist()
+                many = f", and {len(bad) - 1} more" if len(bad) > 1 else ""
+                raise DataError(
+                    f"the image in row {row} holds {x[tuple(bad[0])]} at {tuple(place)}{many}: clean the data"
+                )
 
 
 @dataclasses.dataclass(frozen=True)

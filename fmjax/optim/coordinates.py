@@ -38,7 +38,8 @@ def moved(
             capture_intermediates=lambda inner, method: inner.name in watch and method == "__call__",
         )  # fmt: skip
         # An attention gives (what it adds, cache): the first of what a call gave is what moves on.
-        inside = {k.partition("/__call__/0")[0]: v for k, v in reversed(flatten(seen["intermediates"]).items())}
+        calls = [(k, v) for k, v in flatten(seen["intermediates"]).items() if "/__call__/" in k]
+        inside = {k.partition("/__call__/0")[0]: v for k, v in reversed(calls)}
         logits = logits.astype(jnp.float32)
         nll = jax.nn.logsumexp(logits, -1) - jnp.take_along_axis(logits, targets[..., None], -1)[..., 0]
         return nll.mean(), {**inside, "logits": logits}

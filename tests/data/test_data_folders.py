@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from fmjax.core.errors import ConfigError, DataError
-from fmjax.data import cache, pipeline
+from fmjax.data import cache, images, pipeline
 from fmjax.data.sources import ImageFolder
 
 COLOURS = {"blue": (0, 0, 255), "green": (0, 255, 0), "red": (255, 0, 0)}
@@ -67,7 +67,7 @@ def test_the_fingerprint_changes_with_pixels_and_names(root):
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_an_image_of_another_size_is_refused_whatever_the_policy(root, in_memory):
     Image.new("RGB", (7, 4)).save(root / "train" / "green" / "1.png")
-    with pytest.raises(DataError, match=r"green/1.png is 4x7, 0.png is 4x6: give size=\(height, width\)"):
+    with pytest.raises(DataError, match=r"green/1.png is 4x7, .*blue/0.png is 4x6: give size=\(height, width\)"):
         pipeline.one_pass(ImageFolder(str(root), "train", in_memory=in_memory), 9, corrupt="skip").batch(0)
     assert ImageFolder(str(root), "train", size=(4, 6), in_memory=in_memory)[4]["image"].shape == (4, 6, 3)
 
@@ -88,6 +88,30 @@ def test_a_damaged_image_fails_by_name_or_is_skipped(root, in_memory, caplog):
         assert "green/1.png" in caplog.text
         assert batch["label"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
         assert (batch["image"][4] == COLOURS["green"]).all()
+
+
+def test_images_are_upright_whole_in_16_bits_and_cropped_where_asked(root):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for file in (root / "train" / "red").glob("*.png"):
+        Image.new("RGB", (4, 6), (9, 9, 9)).save(file, exif=exif)
+    Image.fromarray(np.full((4, 6), 40_000, np.uint16)).save(root / "train" / "blue" / "0.png")
+    source = ImageFolder(str(root), "train")
+    assert source[8]["image"].shape == (4, 6, 3)
+    assert (source[0]["image"] == 40_000 >> 8).all()
+    cut = ImageFolder(str(root), "train", decode=images.Decode((3, 3), shorter=4))
+    assert cut[4]["image"].shape == (3, 3, 3)
+    assert cut.fingerprint != source.fingerprint
+    with pytest.raises(ConfigError, match="size and channels, or a decode"):
+        ImageFolder(str(root), "train", size=(3, 3), decode=images.Decode((3, 3)))
+
+
+def test_a_first_image_that_is_damaged_is_skipped_too(root, caplog):
+    (root / "train" / "blue" / "0.png").write_bytes(b"")
+    batches = pipeline.one_pass(ImageFolder(str(root), "train"), 9, corrupt="skip")
+    with caplog.at_level(logging.WARNING):
+        assert batches.batch(0)["label"].tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert "blue/0.png cannot be decoded" in caplog.text
 
 
 def test_wrong_folders_are_named(root):

@@ -81,6 +81,15 @@ def test_the_matthews_correlation_equals_sklearn(x, y, w):
     assert binary == pytest.approx(sk.matthews_corrcoef(y // 2, x[:, 0] > 0), abs=1e-6)
 
 
+def test_a_confusion_matrix_may_have_names():
+    out = {"logits": np.eye(3, dtype=np.float32)[[0, 1, 1]], "targets": np.array([0, 1, 2], np.int32)}
+    found = score(metrics.ConfusionMatrix(classes=("a", "b", "c")), out)[""]
+    assert found["classes"] == ["a", "b", "c"]
+    np.testing.assert_array_equal(found["counts"], [[1, 0, 0], [0, 1, 0], [0, 1, 0]])
+    with pytest.raises(ConfigError, match="2 names do not fit 3 classes"):
+        score(metrics.ConfusionMatrix(classes=("a", "b")), out)
+
+
 def test_several_questions_have_no_one_confusion_matrix():
     with pytest.raises(ConfigError, match="ClassificationReport"):
         score(metrics.ConfusionMatrix, {"logits": np.zeros((4, 3)), "targets": np.zeros((4, 3), np.int32)})

@@ -146,3 +146,29 @@ def test_attention_over_a_memory_has_its_length_and_width_and_no_positions():
     assert (out.shape, variables["params"]["value"]["kernel"].shape) == ((2, 7, 16), (12, 4, 4))
     swapped, _ = model.apply(variables, x, memory=memory[:, ::-1])
     np.testing.assert_allclose(out, swapped, atol=2e-6)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("groups", [4, 2])
+def test_attention_weights_are_what_the_values_are_weighed_with_and_rows_sum_to_one(case, groups):
+    k, v = inputs(groups)
+    options = asked(CASES[case])
+    weights = attention.attention_weights(Q_BTHK, k, **options)
+    total = np.asarray(weights.sum(-1))
+    blind = np.asarray(attend(Q_BTHK, k, jnp.ones_like(v), **options))[..., 0].transpose(0, 2, 1) == 0
+    np.testing.assert_allclose(total, ~blind, atol=1e-6)
+    out = jnp.einsum("bhts,bshk->bthk", weights, jnp.repeat(v, 4 // groups, axis=2))
+    np.testing.assert_allclose(out, by_hand(Q_BTHK, k, v, **CASES[case]), atol=1e-5)
+
+
+def test_weights_are_sown_when_asked_for_and_cost_nothing_otherwise():
+    model, x = Attention(heads=2, rotary=None, dropout=0.5, backend="xla"), jax.random.normal(KEYS[0], (2, 5, 8))
+    variables = jax.jit(model.init)(KEYS[1], x)
+    assert variables.keys() == {"params"}
+    (out, _), seen = model.apply(variables, x, mutable=["intermediates"])
+    (weights,) = seen["intermediates"]["weights"]
+    assert weights.shape == (2, 2, 5, 5)
+    np.testing.assert_array_equal(out, model.apply(variables, x)[0])
+    plain = str(jax.make_jaxpr(lambda v, x: model.apply(v, x)[0])(variables, x))
+    asked_for = str(jax.make_jaxpr(lambda v, x: model.apply(v, x, mutable=["intermediates"])[0][0])(variables, x))
+    assert plain.count("dot_general") < asked_for.count("dot_general")

@@ -213,3 +213,14 @@ def test_losses_are_float32_whatever_the_net_computes_in():
     np.testing.assert_allclose(
         out.value(), optax.softmax_cross_entropy_with_integer_labels(LOGITS, LABEL)[:4].mean(), rtol=0.02
     )
+
+
+def test_pixels_that_are_not_finite_are_found_in_real_rows_only():
+    image = np.zeros((6, 2, 2, 1), np.float32)
+    image[4, 1, 0] = np.nan  # a row of padding
+    batch = {"image": image, "label": LABEL, "valid": VALID}
+    outputs = {"logits": jax.ShapeDtypeStruct((6, 3), jnp.float32)}
+    Classify().check(batch, outputs)
+    image[2, 0, 1], image[3, 0, 0] = -np.inf, np.inf
+    with pytest.raises(DataError, match=r"the image in row 2 holds -inf at \(0, 1, 0\), and 1 more: clean the data"):
+        Classify().check(batch, outputs)
