@@ -1,7 +1,8 @@
 """Look at the data of a config: `python -m fmjax.inspect --config=configs/vision/mlp_mnist.py`.
 
 Prints the element spec, statistics, three examples and the throughput of `config.data` and of every
-evaluator's data, and writes a picture of the first batch of images. Nothing else of the config is built.
+evaluator's data, and writes a picture of the first batch of images, and one of what the objective's augmentation
+makes of them. Nothing else of the config is built.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from fmjax.core.errors import ConfigError, exits
 
 SHOWN = 64  # images on a picture
 CELL = 64  # pixels an image is enlarged to, at least
+ROWS, DRAWS = 8, 7  # images on a picture of augmentation, and how often each is drawn
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -41,13 +43,17 @@ def main(argv: list[str] | None = None) -> None:
             parts[f"evals.{name}"] = (f"config.evals.{name}.data", node.data)
     if not parts:
         raise ConfigError(f"{args.config} has no data to look at: neither config.data nor config.evals.<name>.data")
+    node, objective = config.get("objective") or {}, None
+    if "data" in parts and (node.get("augment") or node.get("mix")):
+        objective = build(node, "config.objective")
     for number, (name, (at, node)) in enumerate(parts.items()):
         print("\n" * bool(number) + f"== {name}")
-        inspect(build(node, at), name, args.batches, Path(args.out), int(config.get("seed") or 0))
+        augments = objective if name == "data" else None
+        inspect(build(node, at), name, args.batches, Path(args.out), int(config.get("seed") or 0), augments)
 
 
-def inspect(batches: Any, name: str, count: int, out: Path, seed: int = 0) -> None:
-    """Print what `batches` holds, judged by its first `count` batches."""
+def inspect(batches: Any, name: str, count: int, out: Path, seed: int = 0, objective: Any = None) -> None:
+    """Print what `batches` holds, judged by its first `count` batches; `objective` is one that augments them."""
     from fmjax.core.config import did_you_mean
     from fmjax.core.types import KEYS
 
@@ -65,25 +71,20 @@ def inspect(batches: Any, name: str, count: int, out: Path, seed: int = 0) -> No
     _print_examples(held[0], source)
     print(f"throughput: {_throughput(batches, seed, count)}")
     if held[0].get("image") is not None and held[0]["image"].ndim == 4:
-        path = out / f"{name}.png"
-        try:
-            out.mkdir(parents=True, exist_ok=True)
-            contact_sheet(held[0], getattr(source, "classes", None)).save(path)
-        except OSError as error:
-            raise ConfigError(f"{path} cannot be written: {error}; give --out=FOLDER") from None
-        print(f"picture of the first batch: {path}")
+        sheet = contact_sheet(held[0], getattr(source, "classes", None))
+        print(f"picture of the first batch: {_save(sheet, out / f'{name}.png')}")
+        if objective is not None:
+            sheet = augmented_sheet(held[0], objective, seed)
+            print(f"picture of its augmentation: {_save(sheet, out / f'{name}.augmented.png')}")
 
 
 def contact_sheet(batch: dict[str, Any], classes: Any = None) -> Any:
     """The real images of a batch in a grid, enlarged without smoothing, their labels below."""
-    import numpy as np
     from PIL import Image, ImageDraw
 
     images = batch["image"][batch["valid"] > 0][:SHOWN]
     labels = batch.get("label")
-    if images.dtype != np.uint8:
-        images = np.round(np.clip(images.astype(np.float32), 0, 1) * 255).astype(np.uint8)
-    images = images[..., :3] if images.shape[-1] >= 3 else images[..., :1].repeat(3, axis=-1)
+    images = _colors(images)
     scale = max(1, -(-CELL // max(images.shape[1:3])))
     height, width = (side * scale for side in images.shape[1:3])
     columns = min(len(images), max(1, round((len(images) * height / width) ** 0.5)))
@@ -98,6 +99,52 @@ def contact_sheet(batch: dict[str, Any], classes: Any = None) -> Any:
         if below:
             draw.text((left, top + height + 1), _label(int(labels[batch["valid"] > 0][i]), classes), fill="black")
     return sheet
+
+
+def augmented_sheet(batch: dict[str, Any], objective: Any, seed: int = 0) -> Any:
+    """Each row an image of a batch: as it is, then what `objective.prepare` made of it in several draws."""
+    import dataclasses
+
+    import jax
+    import numpy as np
+    from PIL import Image
+
+    shown = np.flatnonzero(batch["valid"] > 0)[:ROWS]
+    few = {key: array[shown] for key, array in batch.items() if array.dtype.kind not in "USO"}
+    # What augmentation gives, before it is normalised for the model.
+    fields = {field.name for field in dataclasses.fields(objective)}
+    plain = {name: value for name, value in (("mean", (0.0,)), ("std", (1.0,))) if name in fields}
+    objective = dataclasses.replace(objective, **plain)
+    draw = jax.jit(lambda few, key: objective.prepare({}, few, {}, 0, key, True)[0]["image"])
+    keys = jax.random.split(jax.random.key(seed), DRAWS)
+    columns = [_colors(images) for images in (few["image"], *(np.asarray(draw(few, key)) for key in keys))]
+    scale = max(1, -(-CELL // max(columns[0].shape[1:3])))
+    height, width = (side * scale for side in columns[0].shape[1:3])
+    sheet = Image.new("RGB", (len(columns) * (width + 4) + 12, len(shown) * (height + 4) + 4), "white")
+    for i, column in enumerate(columns):
+        left = i * (width + 4) + 4 + 8 * bool(i)
+        for j, image in enumerate(column):
+            big = Image.fromarray(image).resize((width, height), Image.Resampling.NEAREST)
+            sheet.paste(big, (left, j * (height + 4) + 4))
+    return sheet
+
+
+def _colors(images: Any) -> Any:
+    """(B, H, W, 3) uint8 of images of any kind."""
+    import numpy as np
+
+    if images.dtype != np.uint8:
+        images = np.round(np.clip(images.astype(np.float32), 0, 1) * 255).astype(np.uint8)
+    return images[..., :3] if images.shape[-1] >= 3 else images[..., :1].repeat(3, axis=-1)
+
+
+def _save(sheet: Any, path: Path) -> Path:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sheet.save(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {error}; give --out=FOLDER") from None
+    return path
 
 
 def _print_statistics(spec: dict[str, Any], held: list[dict[str, Any]]) -> None:

@@ -11,7 +11,8 @@ from fmjax.data.source import InMemory
 CONFIG = """
 from ml_collections import ConfigDict
 from fmjax.core.config import call
-from fmjax.data import pipeline, sources
+from fmjax.data import augment, pipeline, sources
+from fmjax.objectives import supervised
 
 def evaluator(data, top: int = 1):
     raise AssertionError("the evaluator was built")
@@ -21,6 +22,9 @@ def model(width: int = 3):
 
 def get_config(what: str = "digits"):
     config = ConfigDict({"seed": 0, "model": call(model)})
+    if what == "augmented":
+        config.objective = call(supervised.Classify, augment=(call(augment.padded_crop, pad=2),), mean=(0.5,))
+        what = "digits"
     if what == "empty":
         return config
     source = call(sources.Digits) if what == "digits" else call(sources.Counting, vocab=8, length=5)
@@ -49,6 +53,23 @@ def test_images_are_described_counted_and_drawn(config, tmp_path, capsys):
     with Image.open(out / "data.png") as picture:
         assert picture.width > 4 * 64
     assert (out / "evals.held_out.png").is_file()
+
+
+def test_augmentation_is_drawn_beside_the_images_it_is_of(config, tmp_path, capsys):
+    out = tmp_path / "pictures"
+    arguments = ["--batches=1", f"--out={out}", "--config.data.batch_size=5"]
+    command.main([f"--config={config}:augmented", *arguments])
+    assert f"picture of its augmentation: {out / 'data.augmented.png'}" in capsys.readouterr().out
+    assert not (out / "evals.held_out.augmented.png").exists()
+    with Image.open(out / "data.augmented.png") as picture:
+        sheet = np.asarray(picture)[..., 0]
+    cells = [[sheet[4 + 68 * j :, 4 + 68 * i + 8 * bool(i) :][:64:8, :64:8] for i in range(8)] for j in range(5)]
+    for row in cells:
+        windows = {np.pad(row[0], 2)[y : y + 8, x : x + 8].tobytes() for y in range(5) for x in range(5)}
+        assert {cell.tobytes() for cell in row} <= windows  # unnormalised, and of this image
+        assert len({cell.tobytes() for cell in row}) > 2
+    command.main([f"--config={config}:augmented", *arguments, f"--out={out / 'no'}", "--config.objective.augment=()"])
+    assert not (out / "no" / "data.augmented.png").exists()
 
 
 def test_text_is_decoded(config, tmp_path, capsys):

@@ -30,6 +30,8 @@ KEYS = {
     "score": "(B,) how alike the two texts of a row are, as people said",
     "image": "(B, H, W, C) uint8, or float in [0, 1]",
     "label": "(B,) class index, or (B, C) 0/1 for several classes at once",
+    "mix_with": "(B,) the label of the row that a row was mixed with",
+    "mix_weight": "(B,) how much of a mixed row is its own, and its own label counts",
     "features": "(B, F) floating-point columns",
     "audio": "(B, S) samples in [-1, 1]",
     "boxes": "(B, N, 4) ymin xmin ymax xmax in [0, 1]",

@@ -12,9 +12,9 @@ import jax
 import jax.numpy as jnp
 
 from fmjax.core.errors import ConfigError
+from fmjax.data import pixels
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]
-GRAY = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's "L"
 
 
 def compose(transforms: tuple[Augment, ...] = ()) -> Augment:
@@ -48,7 +48,7 @@ def per_example(transform: Augment) -> Augment:
 
 def flip(p: float = 0.5, vertical: bool = False) -> Augment:
     """Left and right exchanged with probability `p`; top and bottom with `vertical`."""
-    _check(p=(p, 0, 1))
+    check(p=(p, 0, 1))
     return per_example(lambda rng, x: jnp.where(jax.random.bernoulli(rng, p), x[::-1] if vertical else x[:, ::-1], x))
 
 
@@ -60,7 +60,7 @@ def padded_crop(pad: int = 4, mode: str = "constant", fill: float = 0.0) -> Augm
       mode: what the padding holds: "constant" (`fill`), "edge" (the nearest pixel) or "reflect".
       fill: its value in mode "constant".
     """
-    _check(pad=(pad, 0, math.inf), fill=(fill, 0, 1))
+    check(pad=(pad, 0, math.inf), fill=(fill, 0, 1))
     if pad != int(pad):
         raise ConfigError(f"pad={pad!r}: give a whole number of pixels")
     if mode not in ("constant", "edge", "reflect"):
@@ -95,8 +95,8 @@ def affine(
       fill: value of what comes in from outside.
       edge: repeat the nearest pixel there instead.
     """
-    _check(rotate=(rotate, 0, 180), zoom=(zoom, 0, 0.99), translate=(translate, 0, 1), fill=(fill, 0, 1))
-    _check(shear=(shear, 0, 80))
+    check(rotate=(rotate, 0, 180), zoom=(zoom, 0, 0.99), translate=(translate, 0, 1), fill=(fill, 0, 1))
+    check(shear=(shear, 0, 80))
 
     if not (rotate or shear or zoom or translate):
         return lambda rng, images: images  # free, so that a config can hold one for overrides to turn on
@@ -160,7 +160,7 @@ def erase(
       aspect: least and largest height over width, drawn evenly in its logarithm.
       fill: value of the rectangle.
     """
-    _check(p=(p, 0, 1), fill=(fill, 0, 1))
+    check(p=(p, 0, 1), fill=(fill, 0, 1))
     for name, pair, high in (("area", area, 1.0), ("aspect", aspect, math.inf)):
         if len(pair) != 2 or not 0 < pair[0] <= pair[1] <= high:
             raise ConfigError(f"{name}={pair!r}: give (least, largest), both > 0" + (" and <= 1" if high == 1 else ""))
@@ -180,16 +180,26 @@ def erase(
     return per_example(cover)
 
 
-def color_jitter(brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0) -> Augment:
+def color_jitter(
+    brightness: float = 0.0, contrast: float = 0.0, saturation: float = 0.0, hue: float = 0.0, p: float = 1.0
+) -> Augment:
     """Brightness, then contrast, then saturation, each times a factor in [1 - x, 1 + x]; as Pillow's ImageEnhance.
 
     0 leaves one out. Contrast is around the mean gray of the image, saturation around its gray version.
+
+    Args:
+      hue: then the hue moves by up to this part of its circle, to either side.
+      p: probability that a row changes at all.
     """
-    _check(brightness=(brightness, 0, 1), contrast=(contrast, 0, 1), saturation=(saturation, 0, 1))
+    check(brightness=(brightness, 0, 1), contrast=(contrast, 0, 1), saturation=(saturation, 0, 1))
+    check(hue=(hue, 0, 0.5), p=(p, 0, 1))
 
     def jitter(rng: jax.Array, image: jax.Array) -> jax.Array:
-        factors = jax.random.uniform(rng, (3,), minval=-1.0, maxval=1.0)
-        return enhance(image, *(1 + x * f if x else None for x, f in zip((brightness, contrast, saturation), factors)))
+        *factors, turn, yes = jax.random.uniform(rng, (5,), minval=-1.0, maxval=1.0)
+        amounts = zip((brightness, contrast, saturation), factors)
+        new = enhance(image, *(1 + x * f if x else None for x, f in amounts))
+        new = pixels.hue_turned(new, hue * turn) if hue else new
+        return new if p == 1 else jnp.where((yes + 1) / 2 < p, new, image)
 
     return per_example(jitter)
 
@@ -204,20 +214,20 @@ def enhance(
     if brightness is not None:
         image = jnp.clip(image * brightness, 0.0, 1.0)
     if contrast is not None:
-        weights = jnp.array(GRAY if image.shape[-1] == 3 else [1 / image.shape[-1]] * image.shape[-1])
-        pixels = image.shape[0] * image.shape[1]
-        mean = (image.reshape(-1) * jnp.tile(weights, pixels) / pixels).sum()
+        weights = jnp.array(pixels.GRAY if image.shape[-1] == 3 else [1 / image.shape[-1]] * image.shape[-1])
+        count = image.shape[0] * image.shape[1]
+        mean = (image.reshape(-1) * jnp.tile(weights, count) / count).sum()
         image = jnp.clip(mean + (image - mean) * contrast, 0.0, 1.0)
     if saturation is not None:
-        gray = _gray(image)
+        gray = pixels.gray(image)
         image = jnp.clip(gray + (image - gray) * saturation, 0.0, 1.0)
     return image
 
 
 def grayscale(p: float = 0.1) -> Augment:
     """Three equal channels of gray with probability `p`."""
-    _check(p=(p, 0, 1))
-    return per_example(lambda rng, x: jnp.where(jax.random.bernoulli(rng, p), _gray(x), x))
+    check(p=(p, 0, 1))
+    return per_example(lambda rng, x: jnp.where(jax.random.bernoulli(rng, p), pixels.gray(x), x))
 
 
 def noise(std: float = 0.05) -> Augment:
@@ -225,19 +235,12 @@ def noise(std: float = 0.05) -> Augment:
 
     On CPU the random numbers cost more than all else here: 6 ms for 128 images of 32 x 32 x 3.
     """
-    _check(std=(std, 0, 1))
+    check(std=(std, 0, 1))
     return per_example(lambda rng, x: jnp.clip(x + std * jax.random.normal(rng, x.shape), 0.0, 1.0))
 
 
-def _gray(image: jax.Array) -> jax.Array:
-    if image.shape[-1] != 3:
-        raise ConfigError(f"saturation and grayscale need 3 channels, and these images have {image.shape[-1]}")
-    red, green, blue = (weight * image[..., i : i + 1] for i, weight in enumerate(GRAY))
-    return red + green + blue  # a sum over an axis of 3 is many times slower on CPU
-
-
-def _check(**options: tuple[float, float, float]) -> None:
-    """`name=(value, least, largest)`."""
+def check(**options: tuple[float, float, float]) -> None:
+    """Refuse options out of range, each `name=(value, least, largest)`."""
     for name, (value, least, largest) in options.items():
         if not isinstance(value, (int, float)) or not least <= value <= largest:
             limit = "" if math.isinf(largest) else f" and <= {largest:g}"

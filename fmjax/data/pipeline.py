@@ -29,6 +29,7 @@ def stream(
     threads: int | None = None,
     prefetch: int = 2,
     corrupt: str = "fail",
+    repeats: int = 1,
 ) -> "Batches":
     """Endless batches; each epoch visits every example once, in an order keyed by (seed, epoch).
 
@@ -42,8 +43,10 @@ def stream(
         chooses 0 for sources in memory without transforms and 2 otherwise.
       prefetch: batches that threads, or each worker, make ahead.
       corrupt: "fail" stops at an example that cannot be read and names it, "skip" takes the next one instead.
+      repeats: how often an example comes in a row, to be augmented differently each time (arXiv:1901.09335). A pass
+        has as many rows as without, and so holds one example in `repeats`; the shuffle goes on where it ended.
     """
-    return Batches(source, batch_size, transforms, True, shuffle, None, workers, threads, prefetch, corrupt)
+    return Batches(source, batch_size, transforms, True, shuffle, None, workers, threads, prefetch, corrupt, repeats)
 
 
 def one_pass(
@@ -86,6 +89,7 @@ class Batches:
         threads: int | None = None,
         prefetch: int = 2,
         corrupt: str = "fail",
+        repeats: int = 1,
     ):
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, wanted 1 or more")
@@ -95,12 +99,14 @@ class Batches:
             raise ConfigError(f"corrupt is {corrupt!r}, wanted 'fail' or 'skip'")
         if workers < 0 or prefetch < 1 or (threads is not None and threads < 0):
             raise ConfigError("workers and threads are 0 or more, prefetch is 1 or more")
+        if repeats != int(repeats) or repeats < 1:
+            raise ConfigError(f"repeats is {repeats}, wanted a whole number, 1 or more")
         if len(source) == 0:
             raise DataError(f"{source} has no examples")
         self.source, self.batch_size, self.transforms = source, batch_size, tuple(transforms)
         self.endless, self.shuffle, self.corrupt = endless, shuffle, corrupt
         self.examples = min(len(source), limit or len(source))
-        self.workers, self.prefetch = workers, prefetch
+        self.workers, self.prefetch, self.repeats = workers, prefetch, repeats
         self._take = getattr(source, "rows", None)
         if corrupt == "fail":
             for index, reason in (getattr(source, "unreadable", None) or {}).items():
@@ -110,7 +116,7 @@ class Batches:
                     )
         light = self._take is not None and not self.transforms
         self.threads = (0 if light else 2) if threads is None else threads
-        settings = (ORDER, batch_size, endless, shuffle, self.examples, corrupt)
+        settings = (ORDER, batch_size, endless, shuffle, self.examples, corrupt, *[repeats] * (repeats > 1))
         self.fingerprint = digest(source.fingerprint, settings, identity(self.transforms))
         self.skipped: set[int] = set()
         self._spec: dict[str, tuple[tuple[int, ...], np.dtype]] | None = None
@@ -134,10 +140,13 @@ class Batches:
             raise IndexError(f"there is no batch {k} (seed {seed}) in {self}")
         start, wanted = k * self.batch_size, range(self.batch_size)[rows]
         stop = start + self.batch_size if self.endless else min(start + self.batch_size, self.examples)
+        first, last = start // self.repeats, -(-stop // self.repeats)
         if self.shuffle:
-            indices = order.window(start, stop, self.examples, seed)
+            indices = order.window(first, last, self.examples, seed)
         else:
-            indices = np.arange(start, stop) % self.examples
+            indices = np.arange(first, last) % self.examples
+        if self.repeats > 1:
+            indices = np.repeat(indices, self.repeats)[start - first * self.repeats :][: stop - start]
         kept = wanted if len(indices) == self.batch_size else [r for r in wanted if r < len(indices)]
         indices = indices[rows] if kept is wanted else indices[np.array(kept, np.int64)]
         if not len(indices):

@@ -14,6 +14,7 @@ from fmjax.core.nets import Net, Objective
 from fmjax.core.types import Batch, Mean, Tree
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (key, images) -> images
+Mix = Callable[[jax.Array, Batch], Batch]  # (key, batch) -> batch with mix_with and mix_weight
 
 
 @dataclasses.dataclass(frozen=True)
@@ -114,10 +115,25 @@ class Classify(Supervised):
     Attributes:
       smoothing: label smoothing (arXiv 1512.00567).
       class_weights: a weight for every class, () for none.
+      mix: rows mixed with others in training, after `augment` (fmjax/data/mixing.py): at most one. A mixed row
+        counts as two, of its own label and of its partner's, that share its weight.
     """
 
     smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
+    mix: tuple[Mix, ...] = ()
+
+    @property
+    def couples_batch(self) -> bool:
+        return bool(self.mix)
+
+    def prepare(
+        self, nets: Mapping[str, Net], batch: Batch, carry: Tree, step: Any, rng: jax.Array, train: bool
+    ) -> tuple[Batch, Tree]:
+        batch, carry = super().prepare(nets, batch, carry, step, rng, train)
+        for i, mix in enumerate(self.mix if train else ()):
+            batch = mix(jax.random.fold_in(rng, len(self.augment) + i), batch)
+        return batch, carry
 
     def check(self, batch: Mapping[str, Any], outputs: Mapping[str, Any]) -> None:
         self._need(batch)
@@ -131,18 +147,38 @@ class Classify(Supervised):
             )
 
     def losses(self, outputs: jax.Array, batch: Batch) -> jax.Array:
-        if not self.smoothing:
-            return optax.softmax_cross_entropy_with_integer_labels(outputs, batch[self.target])
-        hard = jax.nn.one_hot(batch[self.target], outputs.shape[-1])
-        return optax.softmax_cross_entropy(outputs, optax.smooth_labels(hard, self.smoothing))
+        own = self._entropy(outputs, batch[self.target])
+        if "mix_with" not in batch:
+            return own
+        mine, theirs = self._shares(batch)
+        both = mine * own + theirs * self._entropy(outputs, batch["mix_with"])
+        return both / jnp.maximum(mine + theirs, 1e-8)
 
     def weights(self, batch: Batch) -> jax.Array:
         if not self.class_weights:
             return super().weights(batch)
-        return super().weights(batch) * jnp.asarray(self.class_weights, jnp.float32)[batch[self.target]]
+        return super().weights(batch) * sum(self._shares(batch))
 
     def report(self, outputs: jax.Array, batch: Batch) -> dict[str, Mean]:
-        return {"accuracy": Mean.of(outputs.argmax(-1) == batch[self.target], batch["valid"])}
+        labels = batch[self.target]
+        if "mix_with" in batch:
+            labels = jnp.where(batch["mix_weight"] < 0.5, batch["mix_with"], labels)
+        return {"accuracy": Mean.of(outputs.argmax(-1) == labels, batch["valid"])}
+
+    def _entropy(self, outputs: jax.Array, labels: jax.Array) -> jax.Array:
+        if not self.smoothing:
+            return optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+        hard = jax.nn.one_hot(labels, outputs.shape[-1])
+        return optax.softmax_cross_entropy(outputs, optax.smooth_labels(hard, self.smoothing))
+
+    def _shares(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
+        """How much a row's own label counts, and that of its partner."""
+        kept = batch.get("mix_weight", 1.0)
+        if not self.class_weights:
+            return kept, 1 - kept
+        of = jnp.asarray(self.class_weights, jnp.float32)
+        own = batch[self.target]
+        return kept * of[own], (1 - kept) * of[batch.get("mix_with", own)]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -275,3 +275,30 @@ def test_worker_processes_give_the_same_batches_and_hand_over_errors():
         equal(batch, plain.batch(k, 1, slice(4, 12)))
     with pytest.raises(DataError, match=r"^example 117 of Digits\(validation\) cannot be read: bad checksum$"):
         next(iterator)
+
+
+@pytest.mark.parametrize("shuffle", [True, False])
+@pytest.mark.parametrize("repeats", [2, 3, 7])
+def test_repeated_examples_stand_together_whatever_batch_is_asked_for(repeats, shuffle):
+    """The stream with repeats is the stream without, each example so often, and batch k is still cut out of it."""
+    source = pipeline_source()
+    plain = pipeline.stream(source, 11, shuffle=shuffle)
+    rows = np.concatenate([plain.batch(k, seed=3)["label"] for k in range(4)])
+    again = pipeline.stream(source, 4, shuffle=shuffle, repeats=repeats)
+    for k in (5, 0, 2):
+        np.testing.assert_array_equal(again.batch(k, seed=3)["label"], np.repeat(rows, repeats)[4 * k : 4 * k + 4])
+        np.testing.assert_array_equal(again.batch(k, 3, slice(1, 3))["label"], again.batch(k, 3)["label"][1:3])
+    assert len(again) == len(pipeline.stream(source, 4))
+
+
+def test_repeats_are_a_part_of_the_fingerprint_and_one_is_none():
+    source = pipeline_source()
+    prints = [pipeline.stream(source, 4, repeats=r).fingerprint for r in (1, 2, 3)]
+    assert len(set(prints)) == 3
+    assert prints[0] == pipeline.stream(source, 4).fingerprint
+    with pytest.raises(ConfigError, match="repeats is 0"):
+        pipeline.stream(source, 4, repeats=0)
+
+
+def pipeline_source():
+    return InMemory("numbers", {"label": np.arange(10)})

@@ -19,7 +19,6 @@ from fmjax.evals.mistakes import mistakes
 from fmjax.models.convnet import ConvNet
 from fmjax.models.vit import ViT
 
-pytestmark = pytest.mark.usefixtures("quick_to_compile")
 RNG = np.random.default_rng(0)
 N, BATCH = 13, 5
 IMAGES = RNG.integers(0, 256, (N, 8, 8, 1)).astype(np.uint8)

@@ -224,3 +224,45 @@ def test_pixels_that_are_not_finite_are_found_in_real_rows_only():
     image[2, 0, 1], image[3, 0, 0] = -np.inf, np.inf
     with pytest.raises(DataError, match=r"the image in row 2 holds -inf at \(0, 1, 0\), and 1 more: clean the data"):
         Classify().check(batch, outputs)
+
+
+def mixed_batch():
+    kept = np.array([1.0, 0.3, 0.8, 0.5, 1.0, 0.2], np.float32)
+    return batch_of(mix_with=LABEL[::-1], mix_weight=kept), kept
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("class_weights", [(), (1.0, 0.5, 4.0)])
+def test_a_mixed_row_counts_as_two_rows_that_share_its_weight(smoothing, class_weights):
+    objective = Classify(inputs_from="features", smoothing=smoothing, class_weights=class_weights)
+    batch, kept = mixed_batch()
+    both = {
+        "features": np.concatenate([LOGITS, LOGITS]),
+        "label": np.concatenate([LABEL, LABEL[::-1]]),
+        "valid": np.concatenate([VALID, VALID]),
+        "weights": np.concatenate([kept, 1 - kept]),
+    }
+    ours, wanted = loss_of(objective, batch)[0], loss_of(objective, both)[0]
+    np.testing.assert_allclose(ours, wanted, rtol=1e-5)
+
+
+def test_accuracy_of_a_mixed_row_is_against_the_label_with_the_larger_share():
+    batch, kept = mixed_batch()
+    labels = np.where(kept < 0.5, LABEL[::-1], LABEL)
+    accuracy = loss_of(CLASSIFY, batch)[1]["accuracy"]
+    assert float(accuracy.value()) == (LOGITS.argmax(-1) == labels)[:4].mean()
+
+
+def test_rows_are_mixed_after_augmentation_in_training_only_and_then_coupled():
+    seen = []
+
+    def mix(key, batch):
+        seen.append(batch["image"])
+        return {**batch, "mix_with": batch["label"][::-1], "mix_weight": jnp.full(4, 0.7)}
+
+    objective = Classify(augment=(shift,), mix=(mix,))
+    batch = objective.prepare({}, IMAGES, {}, 0, KEY, True)[0]
+    np.testing.assert_array_equal(seen[0], prepare(Classify(augment=(shift,)), True))
+    assert {"mix_with", "mix_weight"} < batch.keys()
+    assert objective.prepare({}, IMAGES, {}, 0, KEY, False)[0].keys() == IMAGES.keys()
+    assert (objective.couples_batch, Classify().couples_batch) == (True, False)
