@@ -30,6 +30,7 @@ def stream(
     prefetch: int = 2,
     corrupt: str = "fail",
     repeats: int = 1,
+    resident: bool = False,
 ) -> "Batches":
     """Endless batches; each epoch visits every example once, in an order keyed by (seed, epoch).
 
@@ -45,8 +46,12 @@ def stream(
       corrupt: "fail" stops at an example that cannot be read and names it, "skip" takes the next one instead.
       repeats: how often an example comes in a row, to be augmented differently each time (arXiv:1901.09335). A pass
         has as many rows as without, and so holds one example in `repeats`; the shuffle goes on where it ended.
+      resident: keep all examples in the memory of every device, and let many steps be one program that takes its rows
+        there: as many as `config.log.every` and the next evaluation allow. For small sets in memory; same batches.
     """
-    return Batches(source, batch_size, transforms, True, shuffle, None, workers, threads, prefetch, corrupt, repeats)
+    return Batches(
+        source, batch_size, transforms, True, shuffle, None, workers, threads, prefetch, corrupt, repeats, resident
+    )
 
 
 def one_pass(
@@ -75,6 +80,7 @@ class Batches:
       examples: examples of one pass.
       fingerprint: of the source and of everything else that changes rows.
       skipped: indices of corrupt examples that this process replaced.
+      resident: whether the examples are to lie on the devices.
     """
 
     def __init__(
@@ -90,6 +96,7 @@ class Batches:
         prefetch: int = 2,
         corrupt: str = "fail",
         repeats: int = 1,
+        resident: bool = False,
     ):
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, wanted 1 or more")
@@ -114,6 +121,9 @@ class Batches:
                     raise DataError(
                         f"example {index} of {source} cannot be read: {reason}; corrupt='skip' steps over it"
                     )
+        if resident and (self._take is None or transforms or workers):
+            raise ConfigError(f"resident wants a source in memory, without transforms or workers, not {source}")
+        self.resident = resident
         light = self._take is not None and not self.transforms
         self.threads = (0 if light else 2) if threads is None else threads
         settings = (ORDER, batch_size, endless, shuffle, self.examples, corrupt, *[repeats] * (repeats > 1))
@@ -139,14 +149,7 @@ class Batches:
         if k < 0 or seed < 0 or (not self.endless and k >= len(self)):
             raise IndexError(f"there is no batch {k} (seed {seed}) in {self}")
         start, wanted = k * self.batch_size, range(self.batch_size)[rows]
-        stop = start + self.batch_size if self.endless else min(start + self.batch_size, self.examples)
-        first, last = start // self.repeats, -(-stop // self.repeats)
-        if self.shuffle:
-            indices = order.window(first, last, self.examples, seed)
-        else:
-            indices = np.arange(first, last) % self.examples
-        if self.repeats > 1:
-            indices = np.repeat(indices, self.repeats)[start - first * self.repeats :][: stop - start]
+        indices = self.plan(k, seed)
         kept = wanted if len(indices) == self.batch_size else [r for r in wanted if r < len(indices)]
         indices = indices[rows] if kept is wanted else indices[np.array(kept, np.int64)]
         if not len(indices):
@@ -158,6 +161,24 @@ class Batches:
         valid = np.ones(len(indices), np.float32)
         arrays["valid"] = valid * arrays["valid"] if "valid" in arrays else valid
         return _pad(arrays, kept, wanted) if len(indices) < len(wanted) else arrays
+
+    def plan(self, k: int, seed: int = 0) -> np.ndarray:
+        """The examples of global batch k, by their places in the source: fewer than its rows where a pass ends."""
+        start = k * self.batch_size
+        stop = start + self.batch_size if self.endless else min(start + self.batch_size, self.examples)
+        first, last = start // self.repeats, -(-stop // self.repeats)
+        if self.shuffle:
+            indices = order.window(first, last, self.examples, seed)
+        else:
+            indices = np.arange(first, last) % self.examples
+        if self.repeats > 1:
+            indices = np.repeat(indices, self.repeats)[start - first * self.repeats :][: stop - start]
+        return indices
+
+    def held(self) -> Arrays:
+        """All examples, stacked, with the words of a batch; for sources in memory."""
+        arrays = self._rows(np.arange(self.examples))
+        return {"valid": np.ones(self.examples, np.float32), **arrays}
 
     def iterate(
         self, seed: int = 0, start: int = 0, stop: int | None = None, rows: slice = slice(None)

@@ -14,11 +14,12 @@ from fmjax.core.errors import CheckpointError, UserError
 from fmjax.core.trees import count
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.evaluation import Evaluations
+from fmjax.training.feed import Feed, feed_of
 from fmjax.training.folder import RunFolder
 from fmjax.training.interrupts import Interrupts
 from fmjax.training.meter import Meter, tokens_of
 from fmjax.training.policies import EarlyStop, Log, Nan, Patience, SpikeWatch
-from fmjax.training.program import CompiledStep, Program, device_batches
+from fmjax.training.program import Program
 from fmjax.training.records import read_records
 from fmjax.training.state import State
 
@@ -111,12 +112,13 @@ class Loop:
         failed = was if was in ("interrupted", "finished") else "failed"  # what could not go on is what it was
         try:
             state, step = self._start()
-            compiled = self.program.compile()
+            feed = feed_of(self.program, self.data, min(self.log.every, self.steps))
             with Interrupts() as self._asked:
                 self._mark("running")
                 failed = "failed"
                 try:
-                    state, step = self._train(state, step, compiled)
+                    with contextlib.closing(feed):
+                        state, step = self._train(state, step, feed)
                     state, step = self._finish(state, step)
                     word = "finished"
                 except _Interrupted as stop:
@@ -182,20 +184,18 @@ class Loop:
                 if self.patience and self.early_stop.metric in numbers:
                     self.patience.see(numbers)
 
-    def _train(self, state: State, step: int, compiled: CompiledStep) -> tuple[State, int]:
-        first, feed = True, None
+    def _train(self, state: State, step: int, feed: Feed) -> tuple[State, int]:
+        first = True
         self.meter.resume()
         if step and self.evaluations.at(step):
             self._visit(state, step)  # an interrupted run owes the evaluations of its last step
         while step < self.steps and not self._over(step):
-            if feed is None:
-                feed = device_batches(self.program, self.data, self.program.seed, step + self.offset)
-            batch, digest = next(feed)
-            state, packed = compiled(state, batch)
-            step += 1
-            self.meter.add(step, packed, digest, first)
+            steps = 1 if first or self.hooks else self._room(step, feed.most)
+            state, packed, digests = feed.advance(state, step + self.offset, steps)
+            step += len(digests)
+            self.meter.add(step, packed, digests, first)
             if first:
-                self._report_start(step - 1, packed, compiled)
+                self._report_start(step - 1, packed, feed)
                 self.meter.resume()
                 first = False
             boundary = self._boundary(step) or step == self.steps
@@ -205,23 +205,26 @@ class Loop:
                 if self.checkpoints:
                     self.checkpoints.check()
                 self.meter.pause()
-                bad = self._drain(compiled, keep=0 if boundary else 1)
+                bad = self._drain(feed, keep=0 if boundary or steps > 1 else 1)
                 self.meter.resume()
                 if bad is not None:
                     feed.close()
-                    state, step, feed = *self._recover(bad), None
+                    state, step = self._recover(bad)
                     continue
             for hook in self.hooks:
                 hook(step, state, self.last)
             if asked:
-                feed.close()
                 raise _Interrupted(state, step)
             if self._boundary(step):
                 self._visit(state, step)
                 self.meter.resume()
-        if feed is not None:
-            feed.close()
         return state, step
+
+    def _room(self, step: int, most: int) -> int:
+        """How many steps may be taken before there is something else to do."""
+        last = min(step + most, self.steps)
+        ends = (s for s in range(step + 1, last) if s % self.log.every == 0 or self._boundary(s))
+        return next(ends, last) - step
 
     def _is_asked(self, agreed: bool) -> bool:
         """Whether a signal came; with several processes, to any of them, and asked only where all of them ask."""
@@ -287,14 +290,14 @@ class Loop:
         return state, step
 
     # ---- metrics -----------------------------------------------------------------------------------
-    def _report_start(self, step: int, packed: jax.Array, compiled: CompiledStep) -> None:
+    def _report_start(self, step: int, packed: jax.Array, feed: Feed) -> None:
         jax.block_until_ready(packed)
         self._write(
             {
                 "kind": "start",
                 "step": step,
                 "time": time.time(),
-                "compile_seconds": round(compiled.seconds, 3),
+                "compile_seconds": round(feed.compiled.seconds, 3),
                 "first_step_seconds": round(time.perf_counter() - self.began, 3),
                 "parameters": count(self.program.abstract.params),
                 "flops_per_step": self.costs.get("flops_per_step"),
@@ -302,9 +305,9 @@ class Loop:
             }
         )
 
-    def _drain(self, compiled: CompiledStep, keep: int) -> int | None:
-        """Fetch and write what is pending but the last `keep`; the first step that went wrong, if any."""
-        measured, speed = self.meter.drain(compiled, keep)
+    def _drain(self, feed: Feed, keep: int) -> int | None:
+        """Fetch and write what is pending but the last `keep` calls; the first step that went wrong, if any."""
+        measured, speed = self.meter.drain(feed.compiled, keep)
         bad = None
         for seen in measured:
             record = {"kind": "train", "step": seen.step, "time": seen.time, **seen.numbers}

@@ -32,7 +32,7 @@ class Meter:
 
     def __init__(self, rows: int, length: int, costs: Mapping[str, float | None]) -> None:
         self.rows, self.length, self.costs = rows, length, dict(costs)
-        self._pending: list[tuple[int, float, str, jax.Array]] = []
+        self._pending: list[tuple[int, float, list[str], jax.Array]] = []
         self._busy, self._counted, self._mark = 0.0, 0, time.perf_counter()
 
     def resume(self) -> None:
@@ -43,10 +43,13 @@ class Meter:
         """Stop it: something else follows."""
         self._busy += time.perf_counter() - self._mark
 
-    def add(self, step: int, packed: jax.Array, digest: str, first: bool) -> None:
-        """Take in a dispatched step; returns when at most two are in flight."""
-        self._pending.append((step, time.time(), digest, packed))
-        if len(self._pending) > 1 and not first:
+    def add(self, step: int, packed: jax.Array, digests: list[str], first: bool) -> None:
+        """Take in what was dispatched up to `step`, a digest a step; returns when at most two steps are in flight."""
+        self._pending.append((step, time.time(), digests, packed))
+        if len(digests) > 1:  # the next call is a moment's work beside so many steps
+            jax.block_until_ready(packed)
+            self._counted += len(digests)
+        elif len(self._pending) > 1 and not first:
             jax.block_until_ready(self._pending[-2][3])
             self._counted += 1
 
@@ -55,18 +58,20 @@ class Meter:
         self._pending.clear()
 
     def drain(self, compiled: CompiledStep, keep: int) -> tuple[list[Measured], dict[str, float]]:
-        """Fetch all but the last `keep` steps; and the speed since the last time, {} where nothing was timed."""
+        """Fetch all but the last `keep` calls; and the speed since the last time, {} where nothing was timed."""
         ready, self._pending = self._pending[: len(self._pending) - keep], self._pending[len(self._pending) - keep :]
         if not ready:
             return [], {}
         seconds, self._busy, counted, self._counted = self._busy, 0.0, self._counted, 0
         out = []
-        for (step, when, digest, _), packed in zip(ready, jax.device_get([r[3] for r in ready]), strict=True):
-            metrics = compiled.unpack(packed)
-            wrong = any(v for k, v in metrics.items() if _is_verdict(k))
-            out.append(
-                Measured(step, when, digest, {k: v for k, v in metrics.items() if not _is_verdict(k)}, not wrong)
-            )
+        for (last, when, digests, _), packed in zip(ready, jax.device_get([r[3] for r in ready]), strict=True):
+            for step, digest, row in zip(
+                range(last - len(digests) + 1, last + 1), digests, packed.reshape(-1, 2 * len(compiled.names))
+            ):
+                metrics = compiled.unpack(row)
+                wrong = any(v for k, v in metrics.items() if _is_verdict(k))
+                numbers = {k: v for k, v in metrics.items() if not _is_verdict(k)}
+                out.append(Measured(step, when, digest, numbers, not wrong))
         return out, self._speed(seconds / counted) if counted else {}
 
     def _speed(self, seconds: float) -> dict[str, float]:

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding
 
-from fmjax.core.errors import ConfigError, UserError
+from fmjax.core.errors import ConfigError
 from fmjax.core.nets import Net, Objective
 from fmjax.core.types import Batch, Mean, Tree
 from fmjax.sharding.mesh import replicated, row_sharding, row_shards
@@ -88,7 +88,7 @@ class Program:
         rows = row_sharding(self.mesh)
         return {
             k: jax.ShapeDtypeStruct(v.shape, jax.dtypes.canonicalize_dtype(v.dtype), sharding=rows)
-            for k, v in _on_device(self.example).items()
+            for k, v in on_device(self.example).items()
         }
 
     def _begin(self, batch: Batch, rng: jax.Array, frozen: Tree, given: Tree = NOTHING) -> State:
@@ -129,7 +129,7 @@ class Program:
     def put(self, batch: Mapping[str, np.ndarray]) -> Batch:
         """A host batch (this process's rows) as device arrays, rows split over the mesh."""
         rows = row_sharding(self.mesh)
-        batch = _on_device(batch)
+        batch = on_device(batch)
         if jax.process_count() == 1:
             return jax.device_put(batch, rows)
         return {k: jax.make_array_from_process_local_data(rows, v) for k, v in batch.items()}
@@ -186,8 +186,7 @@ class Program:
 
         def packed(state: State, batch: Batch) -> tuple[State, jax.Array]:
             state, metrics = self.step(state, batch)
-            flat = [x.astype(jnp.float32) for name in names for x in metrics[name]]
-            return state, jnp.stack(flat)  # one small array is cheaper to fetch than twenty
+            return state, pack(metrics, names)
 
         out = (self.shardings, replicated(self.mesh))
         lowered = jax.jit(packed, donate_argnums=0, out_shardings=out).lower(self.abstract, self.device_example)
@@ -233,7 +232,13 @@ def _predict(modules: Any, merge: Any, objective: Objective, name: Any, averaged
     return name(nets, batch) if callable(name) else objective.predict(name, nets, batch)
 
 
-def _on_device(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def pack(metrics: Mapping[str, Mean], names: list[str]) -> jax.Array:
+    """The metrics in one array: it is cheaper to fetch than twenty."""
+    return jnp.stack([x.astype(jnp.float32) for name in names for x in metrics[name]])
+
+
+def on_device(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What of a batch goes to the devices: all but texts."""
     return {k: v for k, v in batch.items() if k not in HOST_ONLY}
 
 
@@ -247,24 +252,6 @@ def batch_digest(batch: Mapping[str, np.ndarray]) -> str:
                 np.ascontiguousarray(batch[key]).view(np.uint8).data if batch[key].ndim else batch[key].tobytes()
             )
     return seen.hexdigest()
-
-
-def device_batches(
-    program: Program, data: Any, seed: int, start: int, check: bool = True
-) -> Iterator[tuple[Batch, str]]:
-    """(batch on the devices, digest of its host rows) for k = start, start + 1, ...; one batch ahead of its use."""
-    rows = program.local_rows(data.batch_size)
-    ahead: list[tuple[Batch, str]] = []
-    for k, batch in enumerate(data.iterate(seed=seed, start=start, rows=rows), start):
-        if check:
-            try:
-                program.check(batch)
-            except UserError as error:
-                raise type(error)(f"training batch {k}: {error}") from None
-        ahead.append((program.put(batch), batch_digest(batch)))
-        if len(ahead) > 1:
-            yield ahead.pop(0)
-    yield from ahead
 
 
 def describe(shardings: Tree) -> dict[str, str]:

@@ -190,6 +190,15 @@ def test_a_state_saved_by_eight_is_restored_by_one(tmp_path):
         np.testing.assert_array_equal(x, y)
 
 
+def test_rows_that_lie_on_every_device_give_the_run_of_rows_from_the_host():
+    common = ["--config.data.transforms=()", "--config.accumulation.steps=1", "--config.mesh.fsdp=2"]
+    streamed, resident = (
+        fit(tiny(4), None, [*common, "--config.sharding=fsdp", f"--config.data.resident={resident}"])
+        for resident in (False, True)
+    )
+    close(resident.state.params, streamed.state.params, 1e-5)
+
+
 def test_a_run_begun_on_one_device_goes_on_on_eight(tmp_path):
     """The folder of the uninterrupted run, and that of a run stopped at step 4, come from the process with one."""
     home = Path(os.environ["ONE_DEVICE_RUNS"])

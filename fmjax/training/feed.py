@@ -1,0 +1,139 @@
+"""How steps get their rows: a batch at a time from the host, or many steps from rows that lie on the devices."""
+
+import time
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fmjax.core.errors import UserError
+from fmjax.core.types import Batch
+from fmjax.sharding.mesh import replicated, row_sharding
+from fmjax.training.program import CompiledStep, Program, batch_digest, on_device, pack
+from fmjax.training.state import State
+
+
+class Feed(Protocol):
+    """Takes steps. `compiled` names what a step reports; `most` is how many steps one call takes at most."""
+
+    compiled: CompiledStep
+    most: int
+
+    def advance(self, state: State, k: int, steps: int) -> tuple[State, jax.Array, list[str]]:
+        """(state, metrics of step after step, digest of each batch) after batches k, k + 1, ...; at least one."""
+
+    def close(self) -> None:
+        """Stop what reads ahead; `advance` starts it anew."""
+
+
+def feed_of(program: Program, data: Any, most: int) -> Feed:
+    """The feed that suits the data: `Resident` where `data.resident` asks for it, else `Streamed`."""
+    return Resident(program, data, most) if getattr(data, "resident", False) else Streamed(program, data)
+
+
+class Streamed:
+    """One batch a call, put on the devices one ahead of its use."""
+
+    most = 1
+
+    def __init__(self, program: Program, data: Any) -> None:
+        self.program, self.data, self.compiled = program, data, program.compile()
+        self._ahead: Iterator[tuple[Batch, str]] | None = None
+        self._next = -1
+
+    def advance(self, state: State, k: int, steps: int) -> tuple[State, jax.Array, list[str]]:
+        """One step."""
+        if self._ahead is None or k != self._next:
+            self.close()
+            self._ahead = device_batches(self.program, self.data, self.program.seed, k)
+        batch, digest = next(self._ahead)
+        self._next = k + 1
+        state, packed = self.compiled(state, batch)
+        return state, packed, [digest]
+
+    def close(self) -> None:
+        """Stop reading ahead."""
+        if self._ahead is not None:
+            self._ahead.close()
+        self._ahead = None
+
+
+class Resident:
+    """All examples lie on every device, and one program takes up to `most` steps without the host.
+
+    The batches are those of `Streamed`, and so are their digests, which the host makes while the devices work.
+
+    Raises:
+      UserError: rows that the objective cannot use, found before the first step.
+    """
+
+    def __init__(self, program: Program, data: Any, most: int) -> None:
+        self.program, self.data, self.most = program, data, most
+        self.held = data.held()
+        for first in range(0, data.examples, data.batch_size):
+            places = np.arange(first, first + data.batch_size) % data.examples
+            try:
+                program.check({name: array[places] for name, array in self.held.items()})
+            except UserError as error:
+                raise type(error)(f"training examples from {first} on: {error}") from None
+        place = replicated(program.mesh)
+        self._arrays = {name: _everywhere(array, place) for name, array in on_device(self.held).items()}
+        began = time.perf_counter()
+        names = program.metric_names
+        indices = jax.ShapeDtypeStruct((most, data.batch_size), jnp.int32, sharding=place)
+        count = jax.ShapeDtypeStruct((), jnp.int32, sharding=place)
+        rows = row_sharding(program.mesh)
+
+        def many(state: State, arrays: Batch, indices: jax.Array, count: jax.Array) -> tuple[State, jax.Array]:
+            def one(i: jax.Array, carried: tuple[State, jax.Array]) -> tuple[State, jax.Array]:
+                state, out = carried
+                batch = {k: x.at[indices[i]].get(mode="promise_in_bounds") for k, x in arrays.items()}
+                state, metrics = program.step(state, jax.lax.with_sharding_constraint(batch, rows))
+                return state, out.at[i].set(pack(metrics, names))
+
+            return jax.lax.fori_loop(0, count, one, (state, jnp.zeros((most, 2 * len(names)))))
+
+        out = (program.shardings, place)
+        jitted = jax.jit(many, donate_argnums=0, out_shardings=out)
+        executable = jitted.lower(program.abstract, self._arrays, indices, count).compile()
+        self.compiled = CompiledStep(executable, names, time.perf_counter() - began)
+        self._place = place
+
+    def advance(self, state: State, k: int, steps: int) -> tuple[State, jax.Array, list[str]]:
+        """Steps k, k + 1, ..., at most `most`."""
+        steps = min(steps, self.most)
+        plan = np.zeros((self.most, self.data.batch_size), np.int32)
+        plan[:steps] = [self.data.plan(k + i, self.program.seed) for i in range(steps)]
+        state, packed = self.compiled.executable(
+            state, self._arrays, _everywhere(plan, self._place), _everywhere(np.int32(steps), self._place)
+        )
+        mine = self.program.local_rows(self.data.batch_size)
+        digests = [batch_digest({name: x[row[mine]] for name, x in self.held.items()}) for row in plan[:steps]]
+        return state, packed, digests
+
+    def close(self) -> None:
+        """Nothing is read ahead."""
+
+
+def _everywhere(array: Any, place: Any) -> jax.Array:
+    return jax.make_array_from_callback(np.shape(array), place, lambda index: np.asarray(array)[index])
+
+
+def device_batches(
+    program: Program, data: Any, seed: int, start: int, check: bool = True
+) -> Iterator[tuple[Batch, str]]:
+    """(batch on the devices, digest of its host rows) for k = start, start + 1, ...; one batch ahead of its use."""
+    rows = program.local_rows(data.batch_size)
+    ahead: list[tuple[Batch, str]] = []
+    for k, batch in enumerate(data.iterate(seed=seed, start=start, rows=rows), start):
+        if check:
+            try:
+                program.check(batch)
+            except UserError as error:
+                raise type(error)(f"training batch {k}: {error}") from None
+        ahead.append((program.put(batch), batch_digest(batch)))
+        if len(ahead) > 1:
+            yield ahead.pop(0)
+    yield from ahead
