@@ -45,7 +45,7 @@ def get_config(size: Literal["full", "gpu", "smoke"] = "full") -> ConfigDict:
     train, validation, test = "train[:45000]", "train[45000:]", "test"
     if size == "smoke":
         train, validation, test = "train[:100]", "train[-32:]", "test[:32]"
-    config.data = call(pipeline.stream, source=images(train), batch_size=128 if size != "smoke" else 8)
+    config.data = call(pipeline.stream, source=images(train), batch_size=128 if size != "smoke" else 8, resident=True)
 
     def over(split: str, every: int | str) -> ConfigDict:
         data = call(pipeline.one_pass, source=images(split), batch_size=500 if size != "smoke" else 16)

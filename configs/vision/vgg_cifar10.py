@@ -15,7 +15,7 @@ from ml_collections import ConfigDict
 
 from fmjax.core.config import call
 from fmjax.data import augment, pipeline, sources
-from fmjax.evals import evaluators, metrics
+from fmjax.evals import evaluators, maps, metrics
 from fmjax.models import vgg
 from fmjax.objectives import supervised
 from fmjax.optim import optimizers, schedules
@@ -45,7 +45,7 @@ def get_config(size: Literal["full", "gpu", "smoke"] = "full") -> ConfigDict:
     train, validation, test = "train[:45000]", "train[45000:]", "test"
     if size == "smoke":
         train, validation, test = "train[:100]", "train[-32:]", "test[:32]"
-    config.data = call(pipeline.stream, source=images(train), batch_size=128 if size != "smoke" else 8)
+    config.data = call(pipeline.stream, source=images(train), batch_size=128 if size != "smoke" else 8, resident=True)
 
     def over(split: str, every: int | str) -> ConfigDict:
         data = call(pipeline.one_pass, source=images(split), batch_size=500 if size != "smoke" else 16)
@@ -54,4 +54,7 @@ def get_config(size: Literal["full", "gpu", "smoke"] = "full") -> ConfigDict:
         )
 
     config.evals = {"validation": over(validation, "1epochs" if size != "smoke" else 1), "test": over(test, 0)}
+    if size != "smoke":
+        data = call(pipeline.one_pass, source=images(test), batch_size=500)
+        config.evals.maps = call(maps.feature_maps, data=data, address="block_0")
     return config
