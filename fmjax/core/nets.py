@@ -88,6 +88,17 @@ class Objective:
         """After all players moved: the new carry."""
         return carry
 
+    def changes(self) -> tuple[int, ...]:
+        """The steps, in order, from which `at` gives another objective."""
+        return ()
+
+    def at(self, step: int) -> "Objective":
+        """The objective of a step, where shapes within it change as training goes on (progressive resizing).
+
+        Each is compiled before the first step. What it reports keeps its names; weights and carry keep their shapes.
+        """
+        return self
+
     def predict(self, name: str, nets: Mapping[str, Net], batch: Batch) -> dict[str, jax.Array]:
         """What an evaluator may ask for by name, on a batch that `prepare(train=False)` has seen."""
         raise KeyError(f"{type(self).__name__} predicts nothing called {name!r}")

@@ -9,12 +9,24 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fmjax.core.errors import DataError
+from fmjax.core.errors import ConfigError, DataError
 from fmjax.core.nets import Net, Objective
 from fmjax.core.types import Batch, Mean, Tree
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (key, images) -> images
 Mix = Callable[[jax.Array, Batch], Batch]  # (key, batch) -> batch with mix_with and mix_weight
+
+
+@dataclasses.dataclass(frozen=True)
+class Shrink:
+    """Images of height and width `size` up to step `until` (such as "60%" in a config)."""
+
+    size: int
+    until: int
+
+    def __post_init__(self) -> None:
+        if self.size < 1 or self.until < 1:
+            raise ConfigError(f"size and until of Shrink are 1 or more, not {self.size} and {self.until}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +37,8 @@ class Supervised(Objective):
       inputs_from: the key of the batch that the model reads.
       target: the key it is compared with.
       augment: applied in order to images in [0, 1], in training only.
+      shrink: then images are made smaller for a while, stage by stage (progressive resizing, arXiv 2104.00298); the
+        network must take any size, as those that end in a global pooling do.
       mean: subtracted from images, a channel each (or one for all).
       std: divided by.
     """
@@ -32,8 +46,20 @@ class Supervised(Objective):
     inputs_from: str = "image"
     target: str = "label"
     augment: tuple[Augment, ...] = ()
+    shrink: tuple[Shrink, ...] = ()
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if list(self.changes()) != sorted(set(self.changes())):
+            raise ConfigError(f"the stages of shrink end one after the other, not at steps {self.changes()}")
+
+    def changes(self) -> tuple[int, ...]:
+        return tuple(stage.until for stage in self.shrink)
+
+    def at(self, step: int) -> "Supervised":
+        left = tuple(stage for stage in self.shrink if stage.until > step)
+        return self if left == self.shrink else dataclasses.replace(self, shrink=left)
 
     def inputs(self, batch: Batch) -> dict[str, tuple]:
         return {"model": (self._scaled(batch)[self.inputs_from],)}
@@ -44,6 +70,8 @@ class Supervised(Objective):
             x = x.astype(jnp.float32) / 255.0
         for i, augment in enumerate(self.augment if key is not None else ()):
             x = augment(jax.random.fold_in(key, i), x)
+        if key is not None and self.shrink:
+            x = self._shrunk(x, self.shrink[0].size)
         if self.inputs_from == "image" and (self.mean, self.std) != ((0.0,), (1.0,)):
             for word, values in (("mean", self.mean), ("std", self.std)):
                 if len(values) not in (1, x.shape[-1]):  # a grey image would quietly be copied for each
@@ -53,6 +81,11 @@ class Supervised(Objective):
                     )
             x = (x - jnp.asarray(self.mean, jnp.float32)) / jnp.asarray(self.std, jnp.float32)
         return {**batch, self.inputs_from: x}
+
+    def _shrunk(self, x: jax.Array, size: int) -> jax.Array:
+        if x.ndim != 4 or size > min(x.shape[1:3]):
+            raise ConfigError(f"shrink makes images (B, H, W, C) smaller: {x.shape[1:]} is not shrunk to {size}")
+        return jax.image.resize(x, (x.shape[0], size, size, x.shape[3]), "bilinear")  # with antialiasing
 
     def prepare(
         self, nets: Mapping[str, Net], batch: Batch, carry: Tree, step: Any, rng: jax.Array, train: bool

@@ -1,5 +1,6 @@
 """How steps get their rows: a batch at a time from the host, or many steps from rows that lie on the devices."""
 
+import dataclasses
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -21,8 +22,12 @@ class Feed(Protocol):
     compiled: CompiledStep
     most: int
 
-    def advance(self, state: State, k: int, steps: int) -> tuple[State, jax.Array, list[str]]:
-        """(state, metrics of step after step, digest of each batch) after batches k, k + 1, ...; at least one."""
+    def advance(self, state: State, step: int, k: int, steps: int) -> tuple[State, jax.Array, list[str]]:
+        """Take up to `steps` steps, at least one, the first from state `step` with batch k.
+
+        Returns:
+          The state, the metrics step after step, and the digest of each batch.
+        """
 
     def close(self) -> None:
         """Stop what reads ahead; `advance` starts it anew."""
@@ -39,18 +44,20 @@ class Streamed:
     most = 1
 
     def __init__(self, program: Program, data: Any) -> None:
-        self.program, self.data, self.compiled = program, data, program.compile()
+        self.program, self.data = program, data
+        self._stages = [(first, stage.compile()) for first, stage in program.stages()]
+        self.compiled = _together(self._stages)
         self._ahead: Iterator[tuple[Batch, str]] | None = None
         self._next = -1
 
-    def advance(self, state: State, k: int, steps: int) -> tuple[State, jax.Array, list[str]]:
+    def advance(self, state: State, step: int, k: int, steps: int) -> tuple[State, jax.Array, list[str]]:
         """One step."""
         if self._ahead is None or k != self._next:
             self.close()
             self._ahead = device_batches(self.program, self.data, self.program.seed, k)
         batch, digest = next(self._ahead)
         self._next = k + 1
-        state, packed = self.compiled(state, batch)
+        state, packed = _stage(self._stages, step)(state, batch)
         return state, packed, [digest]
 
     def close(self) -> None:
@@ -80,10 +87,14 @@ class Resident:
                 raise type(error)(f"training examples from {first} on: {error}") from None
         place = replicated(program.mesh)
         self._arrays = {name: _everywhere(array, place) for name, array in on_device(self.held).items()}
-        began = time.perf_counter()
-        names = program.metric_names
-        indices = jax.ShapeDtypeStruct((most, data.batch_size), jnp.int32, sharding=place)
-        count = jax.ShapeDtypeStruct((), jnp.int32, sharding=place)
+        self._place = place
+        self._stages = [(first, self._compile(stage)) for first, stage in program.stages()]
+        self.compiled = _together(self._stages)
+
+    def _compile(self, program: Program) -> CompiledStep:
+        began, names, most = time.perf_counter(), program.metric_names, self.most
+        indices = jax.ShapeDtypeStruct((most, self.data.batch_size), jnp.int32, sharding=self._place)
+        count = jax.ShapeDtypeStruct((), jnp.int32, sharding=self._place)
         rows = row_sharding(program.mesh)
 
         def many(state: State, arrays: Batch, indices: jax.Array, count: jax.Array) -> tuple[State, jax.Array]:
@@ -95,18 +106,16 @@ class Resident:
 
             return jax.lax.fori_loop(0, count, one, (state, jnp.zeros((most, 2 * len(names)))))
 
-        out = (program.shardings, place)
-        jitted = jax.jit(many, donate_argnums=0, out_shardings=out)
+        jitted = jax.jit(many, donate_argnums=0, out_shardings=(program.shardings, self._place))
         executable = jitted.lower(program.abstract, self._arrays, indices, count).compile()
-        self.compiled = CompiledStep(executable, names, time.perf_counter() - began)
-        self._place = place
+        return CompiledStep(executable, names, time.perf_counter() - began)
 
-    def advance(self, state: State, k: int, steps: int) -> tuple[State, jax.Array, list[str]]:
-        """Steps k, k + 1, ..., at most `most`."""
-        steps = min(steps, self.most)
+    def advance(self, state: State, step: int, k: int, steps: int) -> tuple[State, jax.Array, list[str]]:
+        """Up to `most` steps, and none past the end of a stage."""
+        steps = min(steps, self.most, *(first - step for first, _ in self._stages if first > step))
         plan = np.zeros((self.most, self.data.batch_size), np.int32)
         plan[:steps] = [self.data.plan(k + i, self.program.seed) for i in range(steps)]
-        state, packed = self.compiled.executable(
+        state, packed = _stage(self._stages, step).executable(
             state, self._arrays, _everywhere(plan, self._place), _everywhere(np.int32(steps), self._place)
         )
         mine = self.program.local_rows(self.data.batch_size)
@@ -115,6 +124,15 @@ class Resident:
 
     def close(self) -> None:
         """Nothing is read ahead."""
+
+
+def _stage(stages: list[tuple[int, CompiledStep]], step: int) -> CompiledStep:
+    return next(compiled for first, compiled in reversed(stages) if first <= step)
+
+
+def _together(stages: list[tuple[int, CompiledStep]]) -> CompiledStep:
+    """The first stage, with the seconds that all of them took to compile."""
+    return dataclasses.replace(stages[0][1], seconds=sum(compiled.seconds for _, compiled in stages))
 
 
 def _everywhere(array: Any, place: Any) -> jax.Array:

@@ -93,6 +93,8 @@ class Loop:
         self.writers, self.folder, self.checkpoints = list(writers), folder, checkpoints
         self.log, self.nan, self.hooks = log, nan, hooks
         self.early_stop, self.facts, self.costs = early_stop, dict(facts or {}), dict(costs or {})
+        if program.objective.changes():  # how many FLOPs a step has depends on the stage
+            self.costs.pop("flops_per_step", None)
         self.evaluations = Evaluations(program, evaluators, folder)
         self.meter = Meter(data.batch_size, tokens_of(program.example), self.costs)
         self.patience = Patience(early_stop) if early_stop else None
@@ -191,7 +193,7 @@ class Loop:
             self._visit(state, step)  # an interrupted run owes the evaluations of its last step
         while step < self.steps and not self._over(step):
             steps = 1 if first or self.hooks else self._room(step, feed.most)
-            state, packed, digests = feed.advance(state, step + self.offset, steps)
+            state, packed, digests = feed.advance(state, step, step + self.offset, steps)
             step += len(digests)
             self.meter.add(step, packed, digests, first)
             if first:

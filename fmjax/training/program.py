@@ -175,6 +175,15 @@ class Program:
             self.accumulation.allow_coupled, self.clip, self.sam, self.ema, self.skip_nonfinite,
         )  # fmt: skip
 
+    def stages(self) -> list[tuple[int, "Program"]]:
+        """(first step, program) of every stage of the objective; they share the state."""
+        out = [(0, self)]
+        for step in self.objective.changes():
+            stage = dataclasses.replace(self, objective=self.objective.at(step))
+            stage.__dict__["abstract"] = self.abstract
+            out.append((step, stage))
+        return out
+
     @cached_property
     def metric_names(self) -> list[str]:
         """What a step reports; tracing it shows what is wrong with the parts before anything is compiled or written."""

@@ -6,11 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from PIL import Image
 from sklearn.metrics import log_loss, mean_squared_error
 
 from fmjax.core.errors import DataError
 from fmjax.core.nets import Net
-from fmjax.objectives.supervised import Classify, MultiLabel, Regress, Supervised
+from fmjax.objectives.supervised import Classify, MultiLabel, Regress, Shrink, Supervised
 
 KEY, RNG = jax.random.key(0), np.random.default_rng(0)
 LOGITS = RNG.normal(size=(6, 3)).astype(np.float32) * 3
@@ -266,3 +267,16 @@ def test_rows_are_mixed_after_augmentation_in_training_only_and_then_coupled():
     assert {"mix_with", "mix_weight"} < batch.keys()
     assert objective.prepare({}, IMAGES, {}, 0, KEY, False)[0].keys() == IMAGES.keys()
     assert (objective.couples_batch, Classify().couples_batch) == (True, False)
+
+
+def test_shrunk_images_are_those_that_pillow_gives():
+    image = np.random.default_rng(0).integers(0, 256, (1, 12, 12, 3)).astype(np.uint8)
+    batch = {"image": image, "label": LABEL[:1], "valid": VALID[:1]}
+    for size in (12, 8, 5):
+        objective = Classify(shrink=(Shrink(size, 10),))
+        shrunk = objective.prepare({}, batch, {}, 0, KEY, True)[0]["image"]
+        wanted = np.asarray(Image.fromarray(image[0]).resize((size, size), Image.Resampling.BILINEAR))
+        np.testing.assert_allclose(255 * shrunk[0], wanted, atol=1.01)  # Pillow rounds twice
+        assert objective.prepare({}, batch, {}, 0, KEY, False)[0]["image"].shape == (1, 12, 12, 3)
+    assert objective.at(9) is objective
+    assert objective.at(10).shrink == ()

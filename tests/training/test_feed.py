@@ -1,14 +1,18 @@
 """Feeds: rows that lie on the devices give the run that batches from the host give, in fewer calls."""
 
+import flax.linen as nn
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 from stand_ins import Plain, course, records, same, tiny
 
+from fmjax.core.config import call
 from fmjax.core.errors import ConfigError, DataError, UserError
 from fmjax.data import folders, pipeline
 from fmjax.data.source import InMemory
+from fmjax.objectives import supervised
 from fmjax.run import fit
 from fmjax.training.feed import Resident
 
@@ -55,9 +59,9 @@ def test_calls_end_where_there_is_something_to_do_and_a_hook_sees_every_step(mon
     asked, seen = [], []
     advance = Resident.advance
 
-    def counted(self, state, k, steps):
-        asked.append((k, steps))
-        return advance(self, state, k, steps)
+    def counted(self, state, step, k, steps):
+        asked.append((step, steps))
+        return advance(self, state, step, k, steps)
 
     monkeypatch.setattr(Resident, "advance", counted)
     fit(tiny(), None, RESIDENT)  # an evaluation each 4 steps, metrics each 5
@@ -107,3 +111,62 @@ def test_only_sources_in_memory_can_be_resident(tmp_path):
     for source, more in ((images, {}), (memory, {"workers": 1}), (memory, {"transforms": (jax.tree.map,)})):
         with pytest.raises(ConfigError, match="resident wants a source in memory, without transforms or workers"):
             pipeline.stream(source, 2, resident=True, **more)
+
+
+# ---- progressive resizing ---------------------------------------------------------------------------
+
+
+class Seen(nn.Module):
+    """Its first logit is the height of the images that it gets."""
+
+    @nn.compact
+    def __call__(self, x, train=False):
+        weight = self.param("weight", nn.initializers.ones, ())
+        return jnp.zeros((len(x), 2)).at[:, 0].set(x.shape[1]) + 0 * weight
+
+
+class Images(InMemory):
+    def __init__(self):
+        images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3)).astype(np.uint8)
+        super().__init__("images", {"image": images, "label": np.zeros(24, np.int32)})
+
+
+def shrinking(*stages):
+    config = tiny(6)
+    config.model = call(Seen)
+    shrink = tuple(call(supervised.Shrink, size=size, until=until) for size, until in stages)
+    config.objective = call(supervised.Classify, shrink=shrink)
+    config.data = call(pipeline.stream, source=call(Images), batch_size=8)
+    config.evals.validation.data.source = call(Images)
+    return config
+
+
+def heights(folder):
+    return [round(-np.log(np.expm1(r["loss"]))) for r in records(folder, "train")]
+
+
+@pytest.mark.parametrize("resident", [False, True])
+def test_images_grow_stage_by_stage_and_a_resumed_run_knows_its_stage(tmp_path, resident):
+    def crash(step, state, metrics):
+        if step == 5:  # step 4 is on disk
+            raise Crash
+
+    stages, more = ((4, 2), (6, "75%")), [f"--config.data.resident={resident}"]
+    run = fit(shrinking(*stages), tmp_path / "a", more)
+    assert heights(tmp_path / "a") == [4, 4, 6, 6, 8, 8]
+    assert run.numbers["validation/loss"] == pytest.approx(np.log1p(np.exp(-8.0)), rel=1e-3)
+    assert all("mfu" not in r for r in records(tmp_path / "a", "train"))
+    with pytest.raises(Crash):
+        fit(shrinking(*stages), tmp_path / "b", more, hooks=[crash])
+    fit(shrinking(*stages), tmp_path / "b", more)
+    assert course(tmp_path / "b") == course(tmp_path / "a")
+
+
+def test_stages_that_make_no_sense_are_refused_before_the_first_step(tmp_path):
+    for stages, said in (
+        (((4, 4), (6, 2)), r"the stages of shrink end one after the other, not at steps \(4, 2\)"),
+        (((0, 4),), "size and until of Shrink are 1 or more"),
+        (((9, 4),), r"smaller: \(8, 8, 3\) is not shrunk to 9"),
+    ):
+        with pytest.raises(ConfigError, match=said):
+            fit(shrinking(*stages), tmp_path)
