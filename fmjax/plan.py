@@ -74,6 +74,9 @@ def make_plan(parts: Any, available: int | None = None) -> Plan:
         "batches (two in flight)": 2 * rows // jax.device_count(),
         "activations (at most)": residual_bytes(program) // jax.device_count(),
     }
+    if getattr(parts.data, "resident", False):
+        row = sum(v.nbytes for k, v in program.example.items() if k != "text") // parts.data.batch_size
+        memory["examples on the device"] = row * parts.data.examples
     flops, rate = flops_per_step(program), matmul_rate(config.dtype)
     weights = flatten(state.params)
     largest = sorted(((k, v.shape, v.size * v.dtype.itemsize) for k, v in weights.items()), key=lambda x: -x[2])
@@ -109,6 +112,7 @@ def residual_bytes(program: Any) -> int:
 
     from fmjax.training.state import bind
 
+    program = program.stages()[-1][1]  # images only grow
     state, n = program.abstract, program.accumulation.steps
     shapes = {
         k: jax.ShapeDtypeStruct((v.shape[0] // n, *v.shape[1:]), v.dtype) for k, v in program.device_example.items()
