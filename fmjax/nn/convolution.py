@@ -11,6 +11,7 @@ from jaxtyping import Array, Float
 
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
+from fmjax.nn.conv_depthwise import convolve_depthwise
 from fmjax.nn.conv_folded import NHWC, Pads, convolve_folded
 from fmjax.nn.linear import compute_dtype, default_kernel
 
@@ -18,20 +19,23 @@ from fmjax.nn.linear import compute_dtype, default_kernel
 class Backend(NamedTuple):
     """What an implementation of convolution can do."""
 
-    groups: bool  # more than one group of channels
+    groups: str  # "any", "one" of all channels, or "each" channel by itself
     dilation: bool
     forward_mode: bool  # jax.jvp; all of them have gradients of gradients
 
 
 BACKENDS = {
-    "xla": Backend(groups=True, dilation=True, forward_mode=True),  # the reference
-    "folded": Backend(groups=False, dilation=False, forward_mode=False),  # made for CPU, see conv_folded.py
+    "xla": Backend(groups="any", dilation=True, forward_mode=True),  # the reference
+    "folded": Backend(groups="one", dilation=False, forward_mode=False),  # made for CPU, see conv_folded.py
+    "shifted": Backend(groups="each", dilation=True, forward_mode=False),  # made for CPU, see conv_depthwise.py
 }
+MANY_TAPS = 49  # a program of more would take long to compile
 
 
 def choose(
     backend: str,
     x: Float[Array, "B H W I"],
+    kernel: tuple[int, ...],
     groups: int = 1,
     dilation: tuple[int, int] = (1, 1),
     platform: str | None = None,
@@ -39,27 +43,38 @@ def choose(
 ) -> str:
     """The backend that will run; "auto" takes the measured best of the platform that can do it.
 
+    Args:
+      kernel: its shape, (h, w, I / groups, O).
+
     Raises:
       ConfigError: a backend that does not exist or cannot do what is asked.
     """
     if backend not in (*BACKENDS, "auto"):
         raise ConfigError(f"there is no convolution backend {backend!r}; {did_you_mean(backend, [*BACKENDS, 'auto'])}")
-    cannot = []
-    if groups != 1:
-        cannot.append(f"groups={groups}")
-    if dilation != (1, 1):
-        cannot.append(f"dilation={dilation}")
+    common = []
     if x.dtype not in (jnp.float32, jnp.bfloat16, jnp.float16):
-        cannot.append(f"dtype {x.dtype}")
+        common.append(f"dtype {x.dtype}")
     if not all(isinstance(size, int) for size in x.shape):
-        cannot.append("sizes that are unknown when compiling")
-    if backend == "folded" and cannot:
-        raise ConfigError(f"convolution backend 'folded' cannot do {', '.join(cannot)}: use 'xla' or 'auto'")
+        common.append("sizes that are unknown when compiling")
+    cannot = {name: list(common) for name in ("folded", "shifted")}
+    if groups != 1:
+        cannot["folded"].append(f"groups={groups}")
+    if dilation != (1, 1):
+        cannot["folded"].append(f"dilation={dilation}")
+    if not groups == x.shape[-1] == kernel[3]:
+        cannot["shifted"].append(f"groups={groups} of {x.shape[-1]} channels and {kernel[3]} features (only depthwise)")
+    if cannot.get(backend):
+        raise ConfigError(
+            f"convolution backend {backend!r} cannot do {', '.join(cannot[backend])}: use 'xla' or 'auto'"
+        )
     if backend != "auto":
         return backend
-    # It folds the batch, which a mesh splits over devices: there it would gather.
+    # Both work through the batch, which a mesh splits over devices: there they would gather.
     alone = (devices or jax.device_count()) == 1
-    return "folded" if (platform or jax.default_backend()) == "cpu" and alone and not cannot else "xla"
+    if not alone or (platform or jax.default_backend()) != "cpu":
+        return "xla"
+    many = kernel[0] * kernel[1] > MANY_TAPS or groups == 1
+    return "folded" if not cannot["folded"] else "xla" if many or cannot["shifted"] else "shifted"
 
 
 def convolve(
@@ -84,7 +99,7 @@ def convolve(
         the kernel.
     """
     strides, dilation = pair(strides), pair(dilation)
-    name = choose(backend, x, groups, dilation)
+    name = choose(backend, x, kernel.shape, groups, dilation)
     if x.shape[-1] != kernel.shape[2] * groups or kernel.shape[3] % groups:
         raise ConfigError(
             f"{x.shape[-1]} channels in and {kernel.shape[3]} out do not fit {groups} groups of {kernel.shape[2]}"
@@ -93,9 +108,11 @@ def convolve(
     if 0 in out_size(x.shape[1:3], kernel.shape[:2], strides, pads, dilation):
         raise ConfigError(f"an image of {x.shape[1]}x{x.shape[2]} is smaller than the kernel {kernel.shape[:2]}")
     kernel = kernel.astype(x.dtype)
+    single = (x.astype(jnp.float32), kernel.astype(jnp.float32))
     if name == "folded":
-        single = (x.astype(jnp.float32), kernel.astype(jnp.float32))
         return convolve_folded(*single, strides, pads).astype(x.dtype)
+    if name == "shifted":
+        return convolve_depthwise(*single, strides, pads, dilation).astype(x.dtype)
     return lax.conv_general_dilated(
         x, kernel, strides, pads, rhs_dilation=dilation, dimension_numbers=NHWC, feature_group_count=groups
     )

@@ -127,14 +127,54 @@ def test_the_first_layer_pays_for_no_gradient_of_its_input(channels):
     assert work((1,)) == work((0, 1)) - 1
 
 
-def test_auto_takes_the_folded_form_only_where_it_was_made_for():
-    x = jnp.zeros((1, 8, 8, 4))
-    assert choose("auto", x, platform="cpu", devices=1) == "folded"
-    assert choose("auto", x, platform="gpu", devices=1) == "xla"
-    assert choose("auto", x, platform="cpu", devices=8) == "xla"
-    assert choose("auto", x, groups=4, platform="cpu", devices=1) == "xla"
-    assert choose("auto", x, dilation=(2, 2), platform="cpu", devices=1) == "xla"
-    assert choose("auto", x.astype(jnp.int8), platform="cpu", devices=1) == "xla"
+def test_auto_takes_the_forms_for_cpu_only_where_they_were_made_for():
+    x, kernel, deep = jnp.zeros((1, 8, 8, 4)), (3, 3, 4, 4), (3, 3, 1, 4)
+    assert choose("auto", x, kernel, platform="cpu", devices=1) == "folded"
+    assert choose("auto", x, kernel, platform="gpu", devices=1) == "xla"
+    assert choose("auto", x, kernel, platform="cpu", devices=8) == "xla"
+    assert choose("auto", x, (3, 3, 2, 4), groups=2, platform="cpu", devices=1) == "xla"
+    assert choose("auto", x, kernel, dilation=(2, 2), platform="cpu", devices=1) == "xla"
+    assert choose("auto", x.astype(jnp.int8), kernel, platform="cpu", devices=1) == "xla"
+    assert choose("auto", x, deep, groups=4, platform="cpu", devices=1) == "shifted"
+    assert choose("auto", x, deep, groups=4, dilation=(2, 2), platform="cpu", devices=1) == "shifted"
+    assert choose("auto", x, (3, 3, 1, 8), groups=4, platform="cpu", devices=1) == "xla"
+    assert choose("auto", x, (8, 8, 1, 4), groups=4, platform="cpu", devices=1) == "xla"
+    assert choose("auto", x, deep, groups=4, platform="cpu", devices=8) == "xla"
+    assert choose("auto", x, deep, groups=4, platform="tpu", devices=1) == "xla"
+
+
+@LAW
+@given(cases(), st.sampled_from([(1, 1), (2, 1), (2, 3)]))
+def test_shifted_is_the_reference_in_values_and_gradients(case, dilation):
+    (batch, *_, channels), (h, w, *_), strides, padding = case
+    size = ((h - 1) * dilation[0] + 4, (w - 1) * dilation[1] + 3)
+    x, kernel = draws((batch, *size, channels), (h, w, 1, channels))
+
+    @partial(jax.jit, static_argnums=0)
+    def everything(backend: str) -> tuple:
+        def convolved(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return convolve(x, kernel, strides, padding, dilation, groups=channels, backend=backend)
+
+        out, back = jax.vjp(convolved, x, kernel)
+        return out, back(jnp.cos(out))
+
+    same(everything("shifted"), everything("xla"))
+
+
+@pytest.mark.parametrize("strides", [(1, 1), (2, 1)])
+def test_shifted_has_the_reference_s_gradients_of_gradients_and_half_precision(strides):
+    args = draws((2, 6, 5, 3), (3, 3, 1, 3))
+
+    def penalty(backend: str):
+        def loss(x: jax.Array, kernel: jax.Array) -> jax.Array:
+            return jnp.sin(convolve(x, kernel, strides, groups=3, backend=backend)).sum()
+
+        return jax.jit(jax.grad(lambda *args: (jax.grad(loss)(*args) ** 2).sum(), (0, 1)))
+
+    same(penalty("shifted")(*args), penalty("xla")(*args), rtol=1e-3, atol=1e-3)
+    half = convolve(args[0].astype(jnp.bfloat16), args[1], strides, groups=3, backend="shifted")
+    assert half.dtype == jnp.bfloat16
+    same(half.astype(jnp.float32), convolve(*args, strides, groups=3, backend="xla"), rtol=2**-6, atol=0.05)
 
 
 def test_a_model_exports_with_a_batch_size_left_open():
@@ -151,6 +191,10 @@ def test_a_model_exports_with_a_batch_size_left_open():
         ({"backend": "winograd"}, "no convolution backend 'winograd'"),
         ({"backend": "folded", "groups": 2}, "'folded' cannot do groups=2: use 'xla'"),
         ({"backend": "folded", "dilation": 2}, "cannot do dilation"),
+        (
+            {"backend": "shifted"},
+            "'shifted' cannot do groups=1 of 4 channels and 6 features .only depthwise.: use 'xla'",
+        ),
         ({"groups": 3}, "4 channels in and 6 out do not fit 3 groups of 2"),
         ({"padding": "SMAE"}, "did you mean 'SAME'"),
         ({"padding": -1}, "padding -1 is not"),
