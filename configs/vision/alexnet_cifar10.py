@@ -23,7 +23,7 @@ from fmjax.optim import optimizers, schedules
 
 def get_config(size: Literal["full", "gpu", "smoke"] = "full") -> ConfigDict:
     """`size` is "full" (two CPU cores), "gpu" (as published), or "smoke" for the two steps that the tests take."""
-    config = ConfigDict({"seed": 0, "steps": {"full": "6epochs", "gpu": "100epochs", "smoke": 2}[size]})
+    config = ConfigDict({"seed": 0, "steps": {"full": "3epochs", "gpu": "100epochs", "smoke": 2}[size]})
     if size == "gpu":
         config.model = call(alexnet.alexnet_cifar)
     else:

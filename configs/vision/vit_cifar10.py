@@ -24,7 +24,7 @@ from fmjax.optim import optimizers, schedules
 
 def get_config(size: Literal["full", "gpu", "smoke"] = "full") -> ConfigDict:
     """`size` is "full" (two CPU cores), "gpu" (as published), or "smoke" for the two steps that the tests take."""
-    config = ConfigDict({"seed": 0, "steps": {"full": "6epochs", "gpu": "200epochs", "smoke": 2}[size]})
+    config = ConfigDict({"seed": 0, "steps": {"full": "3epochs", "gpu": "200epochs", "smoke": 2}[size]})
     shape = {"full": (96, 4, 3), "gpu": (192, 12, 3), "smoke": (16, 1, 2)}[size]
     width, depth, heads = shape
     config.model = call(
