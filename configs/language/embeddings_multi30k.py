@@ -3,8 +3,8 @@
 Run:      python -m fmjax.train --config=configs/language/embeddings_multi30k.py
 Data:     multi30k_train.jsonl.gz, _val and _test_2016_flickr, under $FMJAX_DATA/nlp.
 Takes:    400 seconds of CPU time, so about three and a half minutes on two idle cores.
-Reaches:  the English caption nearest to a German one of test_2016_flickr is its own for 0.898 of 1,000 (seed 0;
-          0.003 with untrained weights).
+Reaches:  the English caption nearest to a German one of test_2016_flickr is its own for 0.903 of 1,000
+          (mean of 3 seeds; 0.003 with untrained weights).
 """
 
 from typing import Literal

@@ -3,7 +3,8 @@
 Run:      python -m fmjax.train --config=configs/language/wnut17.py
 Data:     wnut17_train.jsonl.gz, wnut17_dev.jsonl.gz and wnut17_test.jsonl.gz, under $FMJAX_DATA/nlp.
 Takes:    about two minutes on two CPU cores.
-Reaches:  not measured at these steps; entity F1 0.10 on the test part after 600 steps of 32 rows (one seed).
+Reaches:  entity F1 0.084 on the test part after 6 epochs (--config.steps=6epochs); 0.356 from the real MiniLM after one
+          (means of 3 seeds).
 """
 
 from ml_collections import ConfigDict
