@@ -1,6 +1,7 @@
 """How steps get their rows: a batch at a time from the host, or many steps from rows that lie on the devices."""
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ from fmjax.core.types import Batch
 from fmjax.sharding.mesh import replicated, row_sharding
 from fmjax.training.program import CompiledStep, Program, batch_digest, on_device, pack
 from fmjax.training.state import State
+
+SECONDS = 2.0  # that a call lasts, about: a signal is obeyed between calls
 
 
 class Feed(Protocol):
@@ -88,6 +91,7 @@ class Resident:
         place = replicated(program.mesh)
         self._arrays = {name: _everywhere(array, place) for name, array in on_device(self.held).items()}
         self._place = place
+        self._began, self._taken, self._pace = time.perf_counter(), 0, math.inf  # of the call before; seconds a step
         self._stages = [(first, self._compile(stage)) for first, stage in program.stages()]
         self.compiled = _together(self._stages)
 
@@ -111,8 +115,9 @@ class Resident:
         return CompiledStep(executable, names, time.perf_counter() - began)
 
     def advance(self, state: State, step: int, k: int, steps: int) -> tuple[State, jax.Array, list[str]]:
-        """Up to `most` steps, and none past the end of a stage."""
-        steps = min(steps, self.most, *(first - step for first, _ in self._stages if first > step))
+        """Up to `most` steps, about SECONDS long, and none past the end of a stage."""
+        steps = min(steps, self.most, self._affordable(), *(first - step for first, _ in self._stages if first > step))
+        self._began, self._taken = time.perf_counter(), steps
         plan = np.zeros((self.most, self.data.batch_size), np.int32)
         plan[:steps] = [self.data.plan(k + i, self.program.seed) for i in range(steps)]
         state, packed = _stage(self._stages, step).executable(
@@ -121,6 +126,15 @@ class Resident:
         mine = self.program.local_rows(self.data.batch_size)
         digests = [batch_digest({name: x[row[mine]] for name, x in self.held.items()}) for row in plan[:steps]]
         return state, packed, digests
+
+    def _affordable(self) -> int:
+        """Steps that last SECONDS, by the fastest call so far; how a run is cut into calls changes no bit of it."""
+        now = time.perf_counter()
+        if self._taken:
+            self._pace = min(self._pace, (now - self._began) / self._taken)
+        if math.isinf(self._pace) or jax.process_count() > 1:  # processes must agree
+            return self.most
+        return max(1, int(SECONDS / self._pace))
 
     def close(self) -> None:
         """Nothing is read ahead."""

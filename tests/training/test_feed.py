@@ -14,6 +14,7 @@ from fmjax.data import folders, pipeline
 from fmjax.data.source import InMemory
 from fmjax.objectives import supervised
 from fmjax.run import fit
+from fmjax.training import feed
 from fmjax.training.feed import Resident
 
 RESIDENT = ["--config.data.transforms=()", "--config.data.resident=True", "--config.log.every=5"]
@@ -64,12 +65,28 @@ def test_calls_end_where_there_is_something_to_do_and_a_hook_sees_every_step(mon
         return advance(self, state, step, k, steps)
 
     monkeypatch.setattr(Resident, "advance", counted)
+    monkeypatch.setattr(feed, "SECONDS", 1e6)
     fit(tiny(), None, RESIDENT)  # an evaluation each 4 steps, metrics each 5
     assert asked == [(0, 1), (1, 3), (4, 1), (5, 3), (8, 2), (10, 2)]
     asked.clear()
     fit(tiny(3), None, RESIDENT, hooks=[lambda step, state, last: seen.append((step, int(state.step)))])
     assert asked == [(0, 1), (1, 1), (2, 1)]
     assert seen == [(1, 1), (2, 2), (3, 3)]
+
+
+def test_calls_are_short_where_steps_are_slow(resident, monkeypatch, tmp_path):
+    monkeypatch.setattr(feed, "SECONDS", 0.0)
+    taken, advance = [], Resident.advance
+
+    def counted(self, *args):
+        out = advance(self, *args)
+        taken.append(len(out[2]))
+        return out
+
+    monkeypatch.setattr(Resident, "advance", counted)
+    slow = fit(tiny(), tmp_path, RESIDENT)
+    assert taken == [1] * 12
+    same(slow.state, resident.state)
 
 
 def test_a_step_that_is_not_finite_is_found_within_a_call(tmp_path):
