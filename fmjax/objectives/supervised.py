@@ -147,14 +147,24 @@ class Classify(Supervised):
 
     Attributes:
       smoothing: label smoothing (arXiv 1512.00567).
-      class_weights: a weight for every class, () for none.
+      class_weights: a weight for every class, () for none (data/imbalance.py makes some).
+      focal: rows that are right already count less: times (1 - p) ** focal (arXiv 1708.02002); 0 is off.
+      priors: the share of every class; the loss is of logits + log(share), so that what the model says is for classes
+        of equal size (logit adjustment, arXiv 2007.07314).
       mix: rows mixed with others in training, after `augment` (fmjax/data/mixing.py): at most one. A mixed row
         counts as two, of its own label and of its partner's, that share its weight.
     """
 
     smoothing: float = 0.0
     class_weights: tuple[float, ...] = ()
+    focal: float = 0.0
+    priors: tuple[float, ...] = ()
     mix: tuple[Mix, ...] = ()
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.focal < 0 or not all(share > 0 for share in self.priors):
+            raise ConfigError(f"focal is 0 or more and priors are above 0, not {self.focal} and {self.priors}")
 
     @property
     def couples_batch(self) -> bool:
@@ -173,6 +183,9 @@ class Classify(Supervised):
         labels, classes = batch[self.target], outputs["logits"].shape[-1]
         if np.ndim(labels) != 1 or not np.issubdtype(np.asarray(labels).dtype, np.integer):
             raise DataError(f"{self.target!r} must be one integer an example, and is {labels.dtype}{labels.shape}")
+        for word, given in (("class_weights", self.class_weights), ("priors", self.priors)):
+            if given and len(given) != classes:
+                raise DataError(f"the objective's {word} are {len(given)}, and the model has {classes} classes")
         wrong = labels[((labels < 0) | (labels >= classes)) & (batch["valid"] > 0)]
         if wrong.size:
             raise DataError(
@@ -199,10 +212,17 @@ class Classify(Supervised):
         return {"accuracy": Mean.of(outputs.argmax(-1) == labels, batch["valid"])}
 
     def _entropy(self, outputs: jax.Array, labels: jax.Array) -> jax.Array:
-        if not self.smoothing:
-            return optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
-        hard = jax.nn.one_hot(labels, outputs.shape[-1])
-        return optax.softmax_cross_entropy(outputs, optax.smooth_labels(hard, self.smoothing))
+        if self.priors:
+            outputs = outputs + jnp.log(jnp.asarray(self.priors, jnp.float32))
+        if self.smoothing:
+            hard = jax.nn.one_hot(labels, outputs.shape[-1])
+            losses = optax.softmax_cross_entropy(outputs, optax.smooth_labels(hard, self.smoothing))
+        else:
+            losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
+        if not self.focal:
+            return losses
+        p = jnp.take_along_axis(jax.nn.softmax(outputs), labels[:, None], -1)[:, 0]
+        return losses * jnp.maximum(1 - p, 1e-6) ** self.focal  # at 0 a power below 1 has no gradient
 
     def _shares(self, batch: Batch) -> tuple[jax.Array, jax.Array]:
         """How much a row's own label counts, and that of its partner."""

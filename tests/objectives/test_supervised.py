@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import log_loss, mean_squared_error
 
-from fmjax.core.errors import DataError
+from fmjax.core.errors import ConfigError, DataError
 from fmjax.core.nets import Net
 from fmjax.objectives.supervised import Classify, MultiLabel, Regress, Shrink, Supervised
 
@@ -280,3 +280,33 @@ def test_shrunk_images_are_those_that_pillow_gives():
         assert objective.prepare({}, batch, {}, 0, KEY, False)[0]["image"].shape == (1, 12, 12, 3)
     assert objective.at(9) is objective
     assert objective.at(10).shrink == ()
+
+
+def test_focal_loss_is_that_of_the_paper_and_off_at_zero():
+    p = np.asarray(jax.nn.softmax(LOGITS))[np.arange(6), LABEL]
+    for gamma in (0.5, 2.0):
+        out, _ = loss_of(Classify(inputs_from="features", focal=gamma), batch_of())
+        np.testing.assert_allclose(out.value(), (-np.log(p) * (1 - p) ** gamma)[:4].mean(), rtol=1e-5)
+    sure = jnp.asarray(np.where(np.eye(3)[LABEL] > 0, 200.0, 0.0), jnp.float32)
+    grads = jax.grad(lambda x: loss_of(Classify(inputs_from="features", focal=0.5), batch_of(features=x))[0].sum)(sure)
+    assert np.isfinite(grads).all()
+
+
+def test_logit_adjustment_learns_from_shares_and_predicts_without():
+    shares = (0.7, 0.2, 0.1)
+    adjusted, plain = Classify(inputs_from="features", priors=shares), CLASSIFY
+    shifted = batch_of(features=LOGITS + np.log(np.array(shares, np.float32)))
+    np.testing.assert_allclose(loss_of(adjusted, batch_of())[0], loss_of(plain, shifted)[0], rtol=1e-5)
+    model = net()
+    np.testing.assert_array_equal(
+        adjusted.predict("predict", model, batch_of())["logits"], plain.predict("predict", model, batch_of())["logits"]
+    )
+
+
+@pytest.mark.parametrize("word", ["class_weights", "priors"])
+def test_numbers_a_class_must_be_as_many_as_classes(word):
+    outputs = {"logits": jax.ShapeDtypeStruct((6, 3), jnp.float32)}
+    with pytest.raises(DataError, match=f"the objective's {word} are 2, and the model has 3 classes"):
+        Classify(inputs_from="features", **{word: (1.0, 2.0)}).check(batch_of(), outputs)
+    with pytest.raises(ConfigError, match="priors are above 0"):
+        Classify(priors=(0.0, 1.0))
