@@ -70,9 +70,21 @@ CIFAR = {
     "resnet.wide_resnet28_10": 36_479_194,
     "densenet.densenet_bc100_12": 769_162,
 }
+# Tracing all of them takes a minute; these are of every shape that a family has.
+DAILY = {
+    "resnet.resnet18", "resnet.resnet50", "resnet.resnext50_32x4d", "vgg.vgg16", "vgg.vgg11_bn", "alexnet.alexnet",
+    "googlenet.googlenet", "densenet.densenet121", "mobilenet.mobilenet_v2", "mobilenet.mobilenet_v3_small",
+    "mobilenet.mobilenet_v3_large", "efficientnet.efficientnet_b0", "convnext.convnext_tiny", "mlp_mixer.mixer_s16",
+    "vit.vit_ti16", "vit.vit_b16", "resnet.resnet18_cifar", "resnet.resnet20", "resnet.wide_resnet28_10",
+    "densenet.densenet_bc100_12",
+}  # fmt: skip
+SIZES = {**dict.fromkeys(PUBLISHED, 224), **dict.fromkeys(CIFAR, 32)}
 
 
-@pytest.mark.parametrize(("name", "size"), [*((n, 224) for n in PUBLISHED), *((n, 32) for n in CIFAR)])
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [pytest.param(*one, marks=[] if one[0] in DAILY else pytest.mark.nightly) for one in SIZES.items()],
+)
 def test_a_variant_has_the_published_number_of_parameters(name, size):
     file, _, variant = name.partition(".")
     model = getattr(importlib.import_module(f"fmjax.models.{file}"), variant)()
