@@ -145,3 +145,8 @@ def head_size(default: int | None = None) -> Option:
         return {"head_size": None if usual else size}
 
     return Option(("head_dim",), read, lambda f: {"head_dim": f["head_size"] or f["width"] // f["heads"]})
+
+
+def listing(key: str, field: str) -> Option:
+    """A line of several numbers."""
+    return Option((key,), lambda config, _: {field: tuple(config[key])}, lambda fields: {key: list(fields[field])})
