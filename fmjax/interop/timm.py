@@ -17,14 +17,17 @@ from fmjax.core.errors import CheckpointError, ConfigError
 from fmjax.core.trees import flatten
 from fmjax.core.types import Tree
 from fmjax.interop import tensors as files
+from fmjax.interop.families.convnext import CONVNEXT
+from fmjax.interop.families.efficientnet import EFFICIENTNET
 from fmjax.interop.families.resnet import RESNET
+from fmjax.interop.families.vit import VIT
 from fmjax.interop.hub import locate
 from fmjax.interop.image_family import ImageFamily
 from fmjax.interop.options import Json
 from fmjax.nn.convolution import pair
 
 CONFIG = "config.json"
-FAMILIES = (RESNET,)
+FAMILIES = (RESNET, CONVNEXT, EFFICIENTNET, VIT)
 KNOWN = {name: family for family in FAMILIES for name in family.architectures}
 # Names that are near one of these, and why they are another network all the same.
 OTHERS = {

@@ -1,5 +1,6 @@
 """ResNet, ResNeXt and Wide ResNet, under torchvision's names."""
 
+import itertools
 from functools import partial
 from typing import Any
 
@@ -35,7 +36,7 @@ def channels() -> Option:
 
     def read(config: Json, _: Any) -> dict[str, Any]:
         each = tuple(config["channels"])[: len(config["layers"])]
-        if any(b != 2 * a for a, b in zip(each, each[1:])):
+        if any(b != 2 * a for a, b in itertools.pairwise(each)):
             raise ConfigError(f"channels={list(each)} is not supported: each stage must have twice those before it")
         return {"width": each[0], "stem_width": None if each[0] == STEM else STEM}
 
