@@ -47,6 +47,11 @@ class ImageFamily:
     pretrained: Mapping[str, Any]
     plain: Callable[[dict[str, Any]], dict[str, Any]] = dict
 
+    @property
+    def kind(self) -> type[nn.Module]:
+        """The class of all of them."""
+        return next(iter(self.architectures.values())).func
+
     def lines(self, fields: Mapping[str, Any]) -> Json:
         """The options of a model, all written out."""
         return write_options(self.options, fields)

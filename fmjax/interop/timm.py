@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from fmjax.core.config import build, did_you_mean
 from fmjax.core.errors import CheckpointError, ConfigError
-from fmjax.core.trees import flatten
 from fmjax.core.types import Tree
 from fmjax.interop import tensors as files
 from fmjax.interop.families.convnext import CONVNEXT
@@ -37,9 +36,10 @@ OTHERS = {
 
 
 def is_folder(path: str | Path) -> bool:
-    """Whether a folder holds a model of timm: a config.json that says an architecture."""
+    """Whether a folder holds a model of timm: a config.json that says an architecture, and no model_type."""
     try:
-        return "architecture" in json.loads((Path(path) / CONFIG).read_text(encoding="utf-8"))
+        config = json.loads((Path(path) / CONFIG).read_text(encoding="utf-8"))
+        return "architecture" in config and "model_type" not in config
     except (OSError, ValueError, TypeError):
         return False
 
@@ -93,7 +93,7 @@ def save(
     config = {
         "architecture": architecture,
         "num_classes": module.classes,
-        "num_features": flatten(params)["head/kernel"].shape[0],
+        "num_features": params["head"]["kernel"].shape[0],
         "model_args": {**args, **({"in_chans": channels} if channels != 3 else {})},
         "pretrained_cfg": {**cfg, **(kept or {}), **family.pretrained, "num_classes": module.classes},
     }
@@ -117,7 +117,7 @@ def family_of(module: nn.Module) -> ImageFamily:
       ConfigError: none can; it names the fields in the way of the nearest.
     """
     for family in FAMILIES:
-        if type(module) is not next(iter(family.architectures.values())).func:
+        if type(module) is not family.kind:
             continue
         name, _, differs = family.named(module)
         if not differs:
@@ -126,6 +126,11 @@ def family_of(module: nn.Module) -> ImageFamily:
         raise ConfigError(f"timm has no name for this model: {name} comes nearest, but for {words}")
     names = ", ".join(family.name for family in FAMILIES)
     raise ConfigError(f"timm has no name for this model: a {type(module).__name__} is of another kind than {names}")
+
+
+def holds(module: nn.Module) -> bool:
+    """Whether a module is of a class that timm has models of."""
+    return any(type(module) is family.kind for family in FAMILIES)
 
 
 def kept(path: str | Path) -> Json:
