@@ -114,6 +114,9 @@ ACTIVATIONS = {
     "gelu": "gelu_exact", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu_fast": "gelu", "relu": "relu",
     "silu": "silu", "swish": "silu", "tanh": "tanh", "relu2": "relu2",
 }  # fmt: skip
+TIMM_ACTIVATIONS = {
+    "gelu": "gelu_exact", "gelu_tanh": "gelu", "relu": "relu", "silu": "silu", "swish": "silu", "tanh": "tanh",
+}  # fmt: skip
 GATES = {"silu": "swiglu", "swish": "swiglu", "gelu_pytorch_tanh": "geglu", "gelu_new": "geglu", "relu": "reglu"}
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 from fmjax.interop.image_family import ImageFamily
 from fmjax.interop.layouts import CONV, FLAT, Row, linear, norm
-from fmjax.interop.options import ACTIVATIONS, Json, Option, fixed, ignored, listing, option
+from fmjax.interop.options import TIMM_ACTIVATIONS, Json, Option, fixed, ignored, listing, option
 from fmjax.models import convnext
 
 
@@ -51,10 +51,10 @@ CONVNEXT = ImageFamily(
     },
     (
         option("num_classes", "classes"), listing("depths", "depths"), listing("dims", "widths"),
-        option("patch_size", "patch"), option("kernel_sizes", "kernel_size"), option("ls_init_value", "layer_scale"),
-        option("act_layer", "feed_forward", None, ACTIVATIONS), eps(),
+        option("kernel_sizes", "kernel_size"), option("ls_init_value", "layer_scale"),
+        option("act_layer", "feed_forward", None, TIMM_ACTIVATIONS), eps(),
         fixed(
-            global_pool="avg", output_stride=32, stem_type="patch", head_norm_first=False, conv_mlp=False,
+            global_pool="avg", output_stride=32, stem_type="patch", patch_size=4, head_norm_first=False, conv_mlp=False,
             conv_bias=True, use_grn=False,
         ),
         ignored("in_chans", "drop_rate", "drop_path_rate", "head_init_scale"),

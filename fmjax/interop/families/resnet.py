@@ -17,6 +17,7 @@ def rows(module: resnet.ResNet) -> tuple[Row, ...]:
     """Blocks are counted anew in each stage."""
     bottleneck = ("reduce", "spatial", "expand")
     inside = bottleneck if module.bottleneck else ("spatial_0", "spatial_1")
+    first = module.width * (resnet.EXPANSION if module.bottleneck else 1)  # channels out of the first stage
     out, block = [Row("conv1.weight", "stem/conv/kernel", CONV), *batch_norm("bn1", "stem/norm")], 0
     for stage, depth in enumerate(module.depths):
         for i in range(depth):
@@ -24,7 +25,7 @@ def rows(module: resnet.ResNet) -> tuple[Row, ...]:
             for j, name in enumerate(inside, 1):
                 out.append(Row(f"{theirs}.conv{j}.weight", f"{ours}/{name}/conv/kernel", CONV))
                 out += batch_norm(f"{theirs}.bn{j}", f"{ours}/{name}/norm")
-            if i == 0 and (stage or module.bottleneck or (module.stem_width or module.width) != module.width):
+            if i == 0 and (stage or (module.stem_width or module.width) != first):
                 out.append(Row(f"{theirs}.downsample.0.weight", f"{ours}/shortcut/conv/kernel", CONV))
                 out += batch_norm(f"{theirs}.downsample.1", f"{ours}/shortcut/norm")
             block += 1

@@ -6,7 +6,7 @@ from typing import Any
 from fmjax.core.errors import ConfigError
 from fmjax.interop.image_family import ImageFamily
 from fmjax.interop.layouts import CONV, FLAT, INTO, LEADING, OUT_OF_HEADS, Row, linear, norm
-from fmjax.interop.options import ACTIVATIONS, Json, Option, fixed, ignored, option
+from fmjax.interop.options import TIMM_ACTIVATIONS, Json, Option, fixed, ignored, option
 from fmjax.models import vit
 
 QKV = ("query", "key", "value")
@@ -126,7 +126,7 @@ VIT = ImageFamily(
     (
         option("num_classes", "classes"), pair("img_size", "image_size"), pair("patch_size", "patch"),
         option("embed_dim", "width"), option("depth", "depth"), option("num_heads", "heads"), inner(), pool(),
-        option("init_values", "layer_scale"), option("act_layer", "feed_forward", None, ACTIVATIONS),
+        option("init_values", "layer_scale"), option("act_layer", "feed_forward", None, TIMM_ACTIVATIONS),
         fixed(
             qkv_bias=True, qk_norm=False, proj_bias=True, pos_embed="learn", no_embed_class=False, reg_tokens=0,
             pre_norm=False, final_norm=True,
