@@ -57,7 +57,10 @@ def main(argv: list[str] | None = None) -> int:
     else:
         module, params, mutable = folders.load(args.source)
         tokenizer = folders.locate(args.source)
-        kept = (timm if timm.holds(module) else hugging_face).kept(tokenizer)
+        if timm.holds(module):
+            kept = timm.kept(tokenizer) if timm.is_folder(tokenizer) else {}
+        else:
+            kept = hugging_face.kept(tokenizer)
     try:
         if timm.holds(module):
             _save_images(out, module, params, mutable, kept, args)

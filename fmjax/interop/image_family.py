@@ -4,6 +4,7 @@ import dataclasses
 import types
 from collections.abc import Callable, Mapping
 from functools import lru_cache, partial
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -12,6 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fmjax.core.config import build, call
+from fmjax.core.errors import ConfigError
 from fmjax.core.trees import flatten, nested
 from fmjax.core.types import Tree
 from fmjax.interop.family import check_kinds, fields_of, same_value
@@ -117,6 +119,20 @@ class ImageFamily:
 
     def _counting(self, fields: dict[str, Any]) -> dict[str, Any]:
         return {k: v for k, v in self.plain(fields).items() if k not in FREE}
+
+
+def described(folder: Path, family: ImageFamily, architecture: str, given: Json) -> ConfigDict:
+    """The call of the model in a folder, whose config.json says `given`.
+
+    Raises:
+      ConfigError: an option that fmjax has not.
+    """
+    try:
+        return family.describe(architecture, given)
+    except ConfigError as error:
+        raise ConfigError(f"{folder / 'config.json'}: {error}") from None
+    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
+        raise ConfigError(f"{folder / 'config.json'} holds a value of the wrong kind: {error}") from None
 
 
 @lru_cache(maxsize=16)

@@ -21,7 +21,7 @@ from fmjax.interop.families.efficientnet import EFFICIENTNET
 from fmjax.interop.families.resnet import RESNET
 from fmjax.interop.families.vit import VIT
 from fmjax.interop.hub import locate
-from fmjax.interop.image_family import ImageFamily
+from fmjax.interop.image_family import ImageFamily, described
 from fmjax.interop.options import Json
 from fmjax.nn.convolution import pair
 
@@ -63,8 +63,8 @@ def load(path: str | Path) -> tuple[nn.Module, Tree, Tree]:
       ConfigError: a model that fmjax has not.
     """
     folder = locate(path)
-    family, described = _described(folder)
-    module = build(described)
+    family, node = _described(folder)
+    module = build(node)
     return module, *family.read(module, files.Tensors(folder))
 
 
@@ -167,11 +167,6 @@ def _described(folder: Path) -> tuple[ImageFamily, ConfigDict]:
     args = {**(config.get("model_args") or {})}
     if "num_classes" in config:
         args["num_classes"] = config["num_classes"]
-    try:
-        if args.get("num_classes") == 0:
-            raise ConfigError("num_classes=0 is a model without a head, which fmjax has not")
-        return KNOWN[name], KNOWN[name].describe(name, args)
-    except ConfigError as error:
-        raise ConfigError(f"{folder / CONFIG}: {error}") from None
-    except (TypeError, ValueError, AttributeError, KeyError, IndexError) as error:
-        raise ConfigError(f"{folder / CONFIG} holds a value of the wrong kind: {error}") from None
+    if args.get("num_classes") == 0:
+        raise ConfigError(f"{folder / CONFIG}: num_classes=0 is a model without a head, which fmjax has not")
+    return KNOWN[name], described(folder, KNOWN[name], name, args)

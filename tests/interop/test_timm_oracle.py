@@ -8,12 +8,13 @@ import pytest
 
 torch = pytest.importorskip("torch")
 timms = pytest.importorskip("timm")
+pytest.importorskip("transformers")
 
-from timm_oracles import CASES, make, theirs  # noqa: E402
+from timm_oracles import CASES, OF_TRANSFORMERS, make, make_of_transformers, theirs  # noqa: E402
 from tiny_images import image, ours  # noqa: E402
 
 from fmjax.core.config import build  # noqa: E402
-from fmjax.interop import image_family, timm  # noqa: E402
+from fmjax.interop import folders, image_family, timm  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch and timm warn of what is theirs
 
@@ -32,6 +33,13 @@ def test_logits_agree_and_timm_reads_what_is_saved(case, tmp_path):
     assert before.keys() == after.keys()
     assert all(torch.equal(before[k], after[k]) for k in before)
     np.testing.assert_array_equal(theirs(again, size), expected)
+
+
+@pytest.mark.parametrize("case", OF_TRANSFORMERS)
+def test_folders_of_transformers_are_read(case, tmp_path):
+    model, size = make_of_transformers(case, tmp_path)
+    expected = theirs(model, size)
+    assert np.abs(ours(*folders.load(tmp_path), image(size)) - expected).max() <= 2e-5 * max(1, np.abs(expected).max())
 
 
 @pytest.mark.parametrize("name", timm.KNOWN)

@@ -5,6 +5,8 @@ import json
 import numpy as np
 import timm
 import torch
+import transformers
+from safetensors.numpy import load_file, save_file
 from tiny_images import image, tensor
 
 VIT = dict(img_size=16, patch_size=4, embed_dim=12, depth=2, num_heads=3, in_chans=1, num_classes=5)
@@ -41,9 +43,44 @@ def make(case, folder=None):
     return model, (*size, args.get("in_chans", 3))
 
 
+HF_VIT = dict(hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=30, image_size=16,
+              patch_size=4, num_channels=1, num_labels=5)  # fmt: skip
+HF_RESNET = dict(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 2], num_channels=1, num_labels=5)
+OF_TRANSFORMERS = {
+    "transformers_vit": ("ViTForImageClassification", HF_VIT, (16, 16)),
+    "transformers_resnet": ("ResNetForImageClassification", HF_RESNET, (32, 32)),
+    "transformers_basic": ("ResNetForImageClassification", {**HF_RESNET, "layer_type": "basic"}, (32, 32)),
+}
+
+
+class Logits(torch.nn.Module):
+    """A model of transformers that says only its logits."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, x):
+        return self.model(x).logits
+
+
+def make_of_transformers(case, folder):
+    """(model, size of an image), as `make`."""
+    name, options, size = OF_TRANSFORMERS[case]
+    kind = getattr(transformers, name)
+    model = kind(kind.config_class(**options)).eval()
+    model.save_pretrained(folder)
+    held = load_file(folder / "model.safetensors")
+    held = {k: tensor(k, x.shape) for k, x in held.items()}
+    save_file(held, folder / "model.safetensors", metadata={"format": "pt"})
+    return Logits(kind.from_pretrained(folder).eval()), (*size, 1)
+
+
 def config_of(folder):
     """What of a config.json is worth a golden."""
     config = json.loads((folder / "config.json").read_text())
+    if "model_type" in config:
+        return {k: v for k, v in config.items() if k != "transformers_version"}
     cfg = {
         k: config["pretrained_cfg"][k] for k in ("input_size", "mean", "std", "tag") if k in config["pretrained_cfg"]
     }
