@@ -150,6 +150,10 @@ def head_size(default: int | None = None) -> Option:
     return Option(("head_dim",), read, lambda f: {"head_dim": f["head_size"] or f["width"] // f["heads"]})
 
 
-def listing(key: str, field: str) -> Option:
-    """A line of several numbers."""
-    return Option((key,), lambda config, _: {field: tuple(config[key])}, lambda fields: {key: list(fields[field])})
+def stages(key: str, field: str, count: int = 4) -> Option:
+    """A line of a number for each stage, which are always as many: another model's is not written."""
+
+    def write(fields: Mapping[str, Any]) -> Json:
+        return {key: list(fields[field])} if len(fields[field]) == count else {}
+
+    return Option((key,), lambda config, _: {field: tuple(config[key])}, write)

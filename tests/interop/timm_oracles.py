@@ -45,7 +45,7 @@ def make(case, folder=None):
 
 HF_VIT = dict(hidden_size=12, num_hidden_layers=2, num_attention_heads=3, intermediate_size=30, image_size=16,
               patch_size=4, num_channels=1, num_labels=5)  # fmt: skip
-HF_RESNET = dict(embedding_size=16, hidden_sizes=[16, 32], depths=[1, 2], num_channels=1, num_labels=5)
+HF_RESNET = dict(embedding_size=64, hidden_sizes=[16, 32, 64, 128], depths=[1, 1, 1, 1], num_channels=1, num_labels=5)
 OF_TRANSFORMERS = {
     "transformers_vit": ("ViTForImageClassification", HF_VIT, (16, 16)),
     "transformers_resnet": ("ResNetForImageClassification", HF_RESNET, (32, 32)),

@@ -5,7 +5,7 @@ from typing import Any
 
 from fmjax.interop.image_family import ImageFamily
 from fmjax.interop.layouts import CONV, FLAT, Row, linear, norm
-from fmjax.interop.options import TIMM_ACTIVATIONS, Json, Option, fixed, ignored, listing, option
+from fmjax.interop.options import TIMM_ACTIVATIONS, Json, Option, fixed, ignored, option, stages
 from fmjax.models import convnext
 
 
@@ -50,7 +50,7 @@ CONVNEXT = ImageFamily(
         "convnext_xlarge": partial(exact, depths=(3, 3, 27, 3), widths=(256, 512, 1024, 2048)),
     },
     (
-        option("num_classes", "classes"), listing("depths", "depths"), listing("dims", "widths"),
+        option("num_classes", "classes"), stages("depths", "depths"), stages("dims", "widths"),
         option("kernel_sizes", "kernel_size"), option("ls_init_value", "layer_scale"),
         option("act_layer", "feed_forward", None, TIMM_ACTIVATIONS), eps(),
         fixed(

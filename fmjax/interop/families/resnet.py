@@ -7,7 +7,7 @@ from typing import Any
 from fmjax.core.errors import ConfigError
 from fmjax.interop.image_family import ImageFamily
 from fmjax.interop.layouts import CONV, Row, batch_norm, linear
-from fmjax.interop.options import Json, Option, fixed, ignored, listing, option
+from fmjax.interop.options import Json, Option, fixed, ignored, option, stages
 from fmjax.models import resnet
 
 STEM = 64  # channels, whatever the width
@@ -68,7 +68,7 @@ RESNET = ImageFamily(
         **WIDE, **NEXT,
     },
     (
-        option("num_classes", "classes"), listing("layers", "depths"), channels(),
+        option("num_classes", "classes"), stages("layers", "depths"), channels(),
         option("cardinality", "groups"), option("base_width", "group_width"),
         fixed(
             global_pool="avg", output_stride=32, stem_type="", block_reduce_first=1, down_kernel_size=1, stem_width=64

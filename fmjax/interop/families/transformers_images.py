@@ -9,7 +9,7 @@ from fmjax.interop.families import resnet as timms_resnet
 from fmjax.interop.families.vit import pair, plain
 from fmjax.interop.image_family import ImageFamily
 from fmjax.interop.layouts import CONV, LEADING, OUT_OF_HEADS, Row, linear, norm
-from fmjax.interop.options import ACTIVATIONS, Json, Option, fixed, ignored, inner_size, listing, option
+from fmjax.interop.options import ACTIVATIONS, Json, Option, fixed, ignored, inner_size, option, stages
 from fmjax.models import resnet, vit
 
 # torchvision's names -> theirs, in this order
@@ -65,7 +65,7 @@ def labels() -> Option:
     )  # fmt: skip
 
 
-def stages() -> Option:
+def hidden_sizes() -> Option:
     """`hidden_sizes` are the channels out of the stages, each twice those before it."""
 
     def read(config: Json, _: Any) -> dict[str, Any]:
@@ -104,7 +104,7 @@ VIT = ImageFamily(
 RESNET = ImageFamily(
     "resnet", {"resnet": partial(resnet.resnet50, classes=2)},
     (
-        labels(), listing("depths", "depths"), stages(), option("hidden_act", "act"),
+        labels(), stages("depths", "depths"), hidden_sizes(), option("hidden_act", "act"),
         fixed(downsample_in_first_stage=False, downsample_in_bottleneck=False),
         ignored("num_channels", "stage_names", "out_features", "out_indices"),
     ),
