@@ -46,7 +46,7 @@ def torch_step(model: Any, images: np.ndarray, labels: np.ndarray) -> Callable[[
         loss = torch.nn.functional.cross_entropy(model(x), y)
         loss.backward()
         optimizer.step()
-        return float(loss)
+        return loss.item()
 
     return step
 
