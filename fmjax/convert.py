@@ -1,7 +1,8 @@
-"""Write a model for Hugging Face: python -m fmjax.convert --source=RUN|FOLDER|HUB_ID --out=FOLDER.
+"""Write a model for transformers or timm: python -m fmjax.convert --source=RUN|FOLDER|HUB_ID --out=FOLDER.
 
 The folder holds model.safetensors, config.json and, where it can, the tokenizer: `from_pretrained(FOLDER)` of
-transformers loads it, and so does everything here that takes weights.
+transformers loads it, and so does everything here that takes weights. An image model's folder is timm's, which loads it
+by the name `local-dir:FOLDER`.
 """
 
 import argparse
@@ -13,6 +14,7 @@ from fmjax.core.errors import CheckpointError, ConfigError, exits
 HELP = """\
 families: gpt2, llama, mistral, qwen2, qwen3, gemma, gemma2, gemma3_text, bert, roberta, t5. A model with options that
 none of them has (n-grams, experts, ALiBi, ...) is refused, and the options are named.
+For timm: resnet, resnext, wide_resnet, convnext, efficientnet, vit, deit.
 
 examples:
   python -m fmjax.convert --source=runs/gpt --out=for_transformers/gpt
@@ -22,12 +24,12 @@ examples:
 def arguments(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m fmjax.convert",
-        description="Write a run's model, or one of a Hugging Face folder, as a Hugging Face folder.",
+        description="Write a run's model, or one of a folder, as a folder of transformers, or of timm for images.",
         epilog=HELP,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--source", required=True, metavar="PATH", help="a run folder, a Hugging Face folder, or the id of a hub model")
+    add("--source", required=True, metavar="PATH", help="a run folder, one of transformers or timm, or a hub id")
     add("--out", required=True, metavar="FOLDER", help="the folder to make")
     add("--dtype", default="float32", help="of the weights: float32 (default) or bfloat16")
     add("--shard_size", metavar="SIZE", help="of a file, such as 2GB (default: all in one file)")
@@ -39,9 +41,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Write the folder, whole or not at all."""
     args = arguments(argv)
-    from fmjax import convert_tokenizer
-    from fmjax.data.atomic import atomic_folder
-    from fmjax.interop import hugging_face, tensors
+    from fmjax.interop import folders, hugging_face, tensors, timm
 
     out = Path(args.out)
     if args.shard_size is not None:
@@ -53,35 +53,67 @@ def main(argv: list[str] | None = None) -> int:
         if value is not None and not is_run:
             raise ConfigError(f"{flag} is for a run, and {args.source} is none")
     if is_run:
-        module, params, kept, tokenizer = _of_run(args)
+        module, params, mutable, kept, tokenizer = _of_run(args)
     else:
-        module, params = hugging_face.load(args.source)
-        kept, tokenizer = hugging_face.kept(args.source), hugging_face.locate(args.source)
-    family = hugging_face.family_of(module)
-    convert_tokenizer.fits(tokenizer, module, family.name)
+        module, params, mutable = folders.load(args.source)
+        tokenizer = folders.locate(args.source)
+        if timm.holds(module):
+            kept = timm.kept(tokenizer) if timm.is_folder(tokenizer) else {}
+        else:
+            kept = hugging_face.kept(tokenizer)
     try:
-        with atomic_folder(out) as new:
-            total = hugging_face.save(new, module, params, dtype=args.dtype, shard_size=args.shard_size, kept=kept)
-            files = len(list(new.glob("*.safetensors")))
-            missing = convert_tokenizer.write(new, tokenizer, module)
+        if timm.holds(module):
+            _save_images(out, module, params, mutable, kept, args)
+        else:
+            _save_language(out, module, params, kept, tokenizer, args)
     except OSError as error:
         raise CheckpointError(f"cannot write {out}: {error.strerror}") from None
+    return 0
+
+
+def _save_language(out: Path, module: Any, params: Any, kept: Any, tokenizer: Any, args: argparse.Namespace) -> None:
+    """Write a folder of transformers with its tokenizer, and say so."""
+    from fmjax import convert_tokenizer
+    from fmjax.data.atomic import atomic_folder
+    from fmjax.interop import hugging_face, tensors
+
+    family = hugging_face.family_of(module)
+    convert_tokenizer.fits(tokenizer, module, family.name)
+    with atomic_folder(out) as new:
+        total = hugging_face.save(new, module, params, dtype=args.dtype, shard_size=args.shard_size, kept=kept)
+        files = len(list(new.glob("*.safetensors")))
+        missing = convert_tokenizer.write(new, tokenizer, module)
     print(
         f"{out}: a {family.name} model of {total // tensors.DTYPES[args.dtype].itemsize:,} numbers in {args.dtype}, "
         f"{total / 1e6:,.1f} MB in {files} file{'s' * (files > 1)}"
     )
     print(f"tokenizer: {missing}" if missing else "tokenizer: saved with it")
-    return 0
+
+
+def _save_images(out: Path, module: Any, params: Any, mutable: Any, kept: Any, args: argparse.Namespace) -> None:
+    """Write a folder of timm, and say so."""
+    from fmjax.data.atomic import atomic_folder
+    from fmjax.interop import tensors, timm
+
+    if args.shard_size is not None:
+        raise ConfigError("timm reads weights from one file: leave out --shard_size")
+    with atomic_folder(out) as new:
+        total = timm.save(new, module, params, mutable, dtype=args.dtype, kept=kept)
+        name = timm.read_config(new)["architecture"]
+    print(
+        f"{out}: a {name} of timm of {total // tensors.DTYPES[args.dtype].itemsize:,} numbers in {args.dtype}, "
+        f"{total / 1e6:,.1f} MB"
+    )
 
 
 def _is_run(path: Path) -> bool:
-    from fmjax.interop import hugging_face
+    from fmjax.interop import folders
 
-    return (path / "config.json").is_file() and not hugging_face.is_folder(path)
+    return (path / "config.json").is_file() and not folders.is_folder(path)
 
 
-def _of_run(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any], Any]:
-    """(module, weights, lines of config.json, tokenizer or None) of a run."""
+def _of_run(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any], Any]:
+    """(module, weights, other variables, lines of config.json, tokenizer or None) of a run."""
     import jax
 
     from fmjax import run_tokenizer
@@ -106,7 +138,8 @@ def _of_run(args: argparse.Namespace) -> tuple[Any, Any, dict[str, Any], Any]:
     start = run.config.objective.get("start") if "objective" in run.config else None
     if hasattr(nets[name].module, "encoder_depth") and start is not None:
         kept["decoder_start_token_id"] = start
-    return nets[name].module, jax.device_get(nets[name].params), kept, tokenizer
+    net = jax.device_get((nets[name].params, nets[name].mutable))
+    return nets[name].module, *net, kept, tokenizer
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Start from what was trained: a run folder, a Hugging Face folder, or a hub id, all under one name for configs.
+"""Start from what was trained: a run folder, a folder of transformers or timm, or a hub id, under one name for configs.
 
 `model(path)` is the call of the model, `tokenizer(path)` that of its tokenizer, `weights` goes under `config.init`.
 """
@@ -21,7 +21,7 @@ from fmjax.core.errors import CheckpointError, ConfigError, DataError
 from fmjax.core.types import Tree
 from fmjax.data import tokenizers
 from fmjax.data.tokenizer import Tokenizer
-from fmjax.interop import hugging_face
+from fmjax.interop import folders, hugging_face
 from fmjax.training import checkpoint_folder
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.folder import RunFolder
@@ -32,30 +32,34 @@ INNER = "backbone/"  # where a model with a head keeps the model it stands on
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
-    """A model from a folder: bare module, weights as numpy arrays, and the tokenizer that lies beside them, if any."""
+    """A model from a folder: bare module, weights as numpy arrays, and the tokenizer that lies beside them, if any.
+
+    `mutable` holds its other variables, such as running statistics under `batch_stats`.
+    """
 
     path: Path
     module: nn.Module
     params: Tree
     tokenizer: Tokenizer | None
+    mutable: Tree = dataclasses.field(default_factory=dict)
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether a folder holds a run, and not a model of Hugging Face."""
-    return RunFolder(path, writes=False).exists and not hugging_face.is_folder(path)
+    """Whether a folder holds a run, and not a model of transformers or timm."""
+    return RunFolder(path, writes=False).exists and not folders.is_folder(path)
 
 
 def model(path: str, **changes: Any) -> ConfigDict:
     """The call of the model in a folder, without a head put on it there, to write into a config.
 
     Args:
-      path: a run folder, a Hugging Face folder or a hub id.
+      path: a run folder, a folder of transformers or timm, or a hub id.
       changes: fields to set, such as dropout=0.1.
 
     Raises:
       UserError: nothing there that can be read.
     """
-    found = _run_model(Path(path)) if is_run(path) else hugging_face.describe(path)
+    found = _run_model(Path(path)) if is_run(path) else folders.describe(path)
     for key, value in changes.items():
         if key not in found:
             raise ConfigError(f"{found['call']} takes no {key!r}; {did_you_mean(key, found.keys())}")
@@ -87,7 +91,7 @@ def load(path: str, step: int | None = None) -> Pretrained:
     """The model, weights and tokenizer of a folder.
 
     Args:
-      path: a run folder, a Hugging Face folder or a hub id.
+      path: a run folder, a folder of transformers or timm, or a hub id.
       step: the checkpoint of a run; None is the latest, or the best of an early stop.
 
     Raises:
@@ -101,17 +105,17 @@ def load(path: str, step: int | None = None) -> Pretrained:
             raise
         own = None  # a model of other things than text, or a tokenizer in a form that is not read here
     if not is_run(path):
-        module, params = hugging_face.load(path)
-        return Pretrained(hugging_face.locate(path), module, params, own)
+        module, params, mutable = folders.load(path)
+        return Pretrained(folders.locate(path), module, params, own, mutable)
     module = build(_run_model(Path(path), whole=True), "config.model")
-    params, manifest = run_weights(Path(path), step)
+    params, mutable, manifest = run_weights(Path(path), step)
     trained = manifest.get("tokenizer")
     if own is not None and trained and own.fingerprint != trained:
         raise CheckpointError(
             f"the tokenizer in {place} ({own.fingerprint[:8]}) is another one than the weights were trained with "
             f"({trained[:8]}): put that back"
         )
-    return Pretrained(Path(path), module, params, own)
+    return Pretrained(Path(path), module, params, own, mutable)
 
 
 def target_tokenizer(path: str) -> Tokenizer | None:
@@ -140,8 +144,10 @@ def decoder_start(path: str) -> int:
     return int(load_config(RunFolder(path, writes=False)).objective.get("start", 0) or 0)
 
 
-def run_weights(path: Path, step: int | None = None, net: str = "model") -> tuple[Tree, dict[str, Any]]:
-    """(weights, manifest) of a run's net, its running averages where it kept some; needs none of the run's data.
+def run_weights(path: Path, step: int | None = None, net: str = "model") -> tuple[Tree, Tree, dict[str, Any]]:
+    """(weights, other variables, manifest) of a run's net; needs none of the run's data.
+
+    The weights are running averages where it kept some.
 
     Raises:
       CheckpointError: no run, no such step, or a net that it does not have.
@@ -160,9 +166,10 @@ def run_weights(path: Path, step: int | None = None, net: str = "model") -> tupl
                 break
         else:
             raise CheckpointError(f"{path} has no weights of a net called {net!r}")
+        found |= {k: v for k, v in leaves.items() if k.startswith(f"mutable/{net}/")}
         target = {k: np.zeros(v["shape"], _dtype(v["dtype"])) for k, v in found.items()}
         read, manifest = checkpoints.restore(trees.nested(target), step, partial=True)
-    return read[part][net], manifest
+    return read[part][net], read.get("mutable", {}).get(net, {}), manifest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,10 +178,10 @@ class weights:
 
     The model of the folder is found in the new one at the same addresses or, under a head, behind `backbone/`; then
     the head is fresh without saying so. Of a folder with a head, a model without one takes what that stood on. Weights
-    that the new model has no place for are left out and named in the log.
+    that the new model has no place for are left out and named in the log. Running statistics come with the weights.
 
     Attributes:
-      path: a run folder, a Hugging Face folder or a hub id.
+      path: a run folder, a folder of transformers or timm, or a hub id.
       step: the checkpoint of a run; None is the latest, or the best of an early stop.
       nets: which nets get them; () is all.
       fresh: patterns of addresses that may stay as they were initialised.
@@ -189,7 +196,7 @@ class weights:
 
     def __post_init__(self) -> None:
         if not self.path:
-            raise ConfigError("path is empty: name a run folder, a Hugging Face folder or a hub id")
+            raise ConfigError("path is empty: name a run folder, a folder of transformers or timm, or a hub id")
 
     def read(self, params: Mapping[str, Tree]) -> dict[str, dict[str, np.ndarray]]:
         """{net: {address: array}} of what replaces fresh weights.
@@ -205,6 +212,23 @@ class weights:
             if name not in params:
                 raise ConfigError(f"nets: there is no net {name!r}; {did_you_mean(name, params)}")
         return {name: self._match(name, there, trees.flatten(params[name])) for name in self.nets or params}
+
+    def read_mutable(self, mutable: Mapping[str, Mapping[str, Tree]]) -> dict[str, dict[str, np.ndarray]]:
+        """{net: {address: array}} of what replaces other variables, such as running statistics.
+
+        Args:
+          mutable: {net: {collection: variables, or their shapes}} of the new run.
+
+        Raises:
+          CheckpointError: variables that are missing or of another shape; it lists them.
+        """
+        there = load(self.path, self.step).mutable
+        out: dict[str, dict[str, np.ndarray]] = {}
+        for net in (name for name in self.nets or mutable if name in mutable):
+            for kind in sorted(mutable[net].keys() & there.keys()):
+                found = self._match(net, trees.flatten(there[kind]), trees.flatten(mutable[net][kind]))
+                out.setdefault(net, {}).update({f"{kind}/{address}": x for address, x in found.items()})
+        return out
 
     def speaks(self) -> Tokenizer | None:
         """The tokenizer that lies beside the weights, if one does and they are still there (a resume needs neither)."""
@@ -265,7 +289,7 @@ def _step_to_use(home: RunFolder, checkpoints: Checkpoints) -> int | None:
 
 
 def _tokenizer_place(path: str) -> Path:
-    return RunFolder(path, writes=False).tokenizer if is_run(path) else hugging_face.locate(path)
+    return RunFolder(path, writes=False).tokenizer if is_run(path) else folders.locate(path)
 
 
 def _dtype(name: str) -> Any:

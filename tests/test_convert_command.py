@@ -115,7 +115,7 @@ def test_a_model_that_no_family_holds_is_named(run, tmp_path, monkeypatch):
         (Head(), "only its backbone"),
         (build(call(gpt2.gpt2, vocab=300, width=8, depth=1, heads=1, ngrams=(2, 3))), r"ngrams=\(2, 3\)"),
     ):
-        monkeypatch.setattr(convert, "_of_run", lambda args, module=module: (module, {}, {}, None))
+        monkeypatch.setattr(convert, "_of_run", lambda args, module=module: (module, {}, {}, {}, None))
         with pytest.raises(ConfigError, match=words):
             convert.main([f"--source={run.folder}", f"--out={tmp_path / 'out'}"])
     assert not list(tmp_path.iterdir())

@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import math
-import re
 import types
+import typing
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
@@ -19,7 +19,8 @@ from fmjax.core.errors import CheckpointError, ConfigError
 from fmjax.core.trees import flatten, nested
 from fmjax.interop.layouts import Row, Shape, expand
 from fmjax.interop.options import Json, Option, read_options, write_options
-from fmjax.interop.tensors import Tensors, listed
+from fmjax.interop.rows import check_written, found_rows, read_rows
+from fmjax.interop.tensors import Tensors
 
 # What changes how a model is trained or computed, but not what it says.
 FREE = {"parent", "name", "scan", "remat", "attention", "dtype", "dropout", "attention_dropout", "drop_path", "balance",
@@ -79,11 +80,8 @@ class Family:
         Raises:
           ConfigError: an option that fmjax has not.
         """
-        fields, kinds_of = read_options(self.options, config, tensors), hints(self.model.func)
-        for field, value in fields.items():
-            kinds = members(kinds_of[field])
-            if type(value) not in kinds and not (type(value) is int and float in kinds):
-                raise ConfigError(f"{field} (in our words) is {value!r}, which is no {kinds_of[field]}")
+        fields = read_options(self.options, config, tensors)
+        check_kinds(self.model.func, fields)
         return call(self.model, **fields)
 
     def config(self, fields: Mapping[str, Any]) -> Json:
@@ -95,7 +93,7 @@ class Family:
         fields = fields_of(module)
         back = fields_of(build(call(self.model, **read_options(self.options, self.config(fields), Absent(fields)))))
         ours, theirs = plain(fields), plain(back)
-        return {k: (v, theirs.get(k)) for k, v in ours.items() if not _same(v, theirs.get(k))}
+        return {k: (v, theirs.get(k)) for k, v in ours.items() if not same_value(v, theirs.get(k))}
 
     def read(self, module: nn.Module, tensors: Tensors) -> dict[str, Any]:
         """The weights of `module`, a nested dict of numpy arrays in float32.
@@ -106,42 +104,14 @@ class Family:
         ours = shapes(module)
         rows = expand(self.rows, ours)
         aliases = {**self.aliases, **(self.repeats if getattr(module, "tied", True) else {})}
-        found = {row.name: self._found(row.name, tensors, aliases) for row in rows}
-        missing = [row.name for row in rows if found[row.name] is None and not row.optional]
-        wrong = [
-            f"{row.name} {tensors.shape(found[row.name])}, not {row.shape(ours)}"
-            for row in rows
-            if found[row.name] is not None and tensors.shape(found[row.name]) != row.shape(ours)
-        ]
-        skips = [re.compile(pattern) for pattern in self.skips]
-        known = {*found, *found.values(), *aliases}
-        strange = [name for name in tensors if name not in known and not any(s.search(name) for s in skips)]
-        kinds = (("missing:", missing), ("of another shape:", wrong), ("unexpected:", strange))
-        problems = [f"{what} {listed(names)}" for what, names in kinds if names]
-        if problems:
-            raise CheckpointError(
-                f"the weights in {tensors.folder} are not those of a {self.name} model with the options of its "
-                f"config.json; {'; '.join(problems)}"
-            )
+        found = found_rows(self.name, rows, ours, tensors, aliases, self.skips)
         for name, other in aliases.items():
             if name in tensors and other in tensors and not tensors.repeats(name, other):
                 raise CheckpointError(
                     f"{name} in {tensors.folder} differs from {other}, and config.json says that they are the same: if "
                     'the weights are right, write "tie_word_embeddings": false'
                 )
-        flat: dict[str, np.ndarray] = {}
-        for row in rows:
-            if found[row.name] is None:
-                flat |= {a: np.zeros(ours[a], np.float32) for a in row.addresses}
-            else:
-                flat |= row.read(tensors.read(found[row.name]), ours)
-        if uncovered := sorted(ours.keys() - flat.keys()):
-            raise ConfigError(f"the {self.name} family has no place for the weights {listed(uncovered)}")
-        return nested(flat)
-
-    def _found(self, name: str, tensors: Tensors, aliases: Mapping[str, str]) -> str | None:
-        others = [other for other, of in aliases.items() if of == name]
-        return next((n for n in (name, *others) if n in tensors), None)
+        return nested(read_rows(self.name, rows, ours, tensors, found))
 
     def written(self, module: nn.Module, params: Any) -> tuple[str, dict[str, Shape], Callable[[str], np.ndarray]]:
         """(architecture, {name: shape} of the tensors to write, what gives one).
@@ -150,13 +120,8 @@ class Family:
           CheckpointError: the weights are not those of the module.
         """
         ours, flat = shapes(module), flatten(params)
-        given = {address: tuple(np.shape(leaf)) for address, leaf in flat.items()}
-        if given != dict(ours):
-            odd = sorted(a for a in given.keys() | ours.keys() if given.get(a) != ours.get(a))
-            raise CheckpointError(f"the weights are not those of the model: {listed(odd)}")
         rows = expand(self.rows, ours)
-        if uncovered := sorted(ours.keys() - {a for row in rows for a in row.addresses}):
-            raise ConfigError(f"the {self.name} family has no place for the weights {listed(uncovered)}")
+        check_written(self.name, rows, ours, flat)
         rows = [row for row in rows if not row.optional or any(np.any(np.asarray(flat[a])) for a in row.addresses)]
         left_out = {a for row in expand(self.rows, ours) for a in row.addresses} - {
             a for r in rows for a in r.addresses
@@ -168,6 +133,19 @@ class Family:
             by_name[(self.prefix if inside else "") + row.name] = row
         sizes = {name: row.shape(ours) for name, row in by_name.items()}
         return architecture, sizes, lambda name: by_name[name].write(flat)
+
+
+def check_kinds(fn: Callable, fields: Mapping[str, Any]) -> None:
+    """Refuse fields of another kind than `fn` takes.
+
+    Raises:
+      ConfigError: there is one.
+    """
+    kinds_of = hints(fn)
+    for field, value in fields.items():
+        kinds = [typing.get_origin(kind) or kind for kind in members(kinds_of[field])]
+        if type(value) not in kinds and not (type(value) is int and float in kinds):
+            raise ConfigError(f"{field} (in our words) is {value!r}, which is no {kinds_of[field]}")
 
 
 class Absent:
@@ -214,6 +192,6 @@ def shapes(module: nn.Module) -> Mapping[str, Shape]:
     return types.MappingProxyType({address: tuple(leaf.shape) for address, leaf in flat.items()})
 
 
-def _same(a: Any, b: Any) -> bool:
+def same_value(a: Any, b: Any) -> bool:
     numbers = all(isinstance(x, (int, float)) and not isinstance(x, bool) for x in (a, b))
     return math.isclose(a, b, rel_tol=1e-9) if numbers else a == b

@@ -47,6 +47,14 @@ SAME = Layout(lambda ours: ours, lambda w: w, lambda w, ours: w)
 FLAT = Layout(lambda ours: (math.prod(ours),), lambda w: w.reshape(-1), lambda w, ours: w.reshape(ours))
 INTO = matrix(1)  # D -> heads, or D -> inner
 OUT_OF_HEADS = matrix(2)  # (heads, size) -> D
+LEADING = Layout(lambda ours: (1, *ours), lambda w: w[None], lambda w, ours: w[0])
+# A kernel (rows, columns, in, out) of a convolution, which torch keeps as (out, in, rows, columns).
+CONV = Layout(
+    lambda ours: (*ours[:1:-1], *ours[:2]), lambda w: w.transpose(3, 2, 0, 1), lambda w, ours: w.transpose(2, 3, 1, 0)
+)
+POINT = Layout(  # (in, out), where theirs is a convolution of single places
+    lambda ours: (*ours[::-1], 1, 1), lambda w: w.T[..., None, None], lambda w, ours: w[..., 0, 0].T
+)
 
 
 class Row(NamedTuple):
@@ -54,10 +62,11 @@ class Row(NamedTuple):
 
     Attributes:
       name: Hugging Face's, without the prefix that models with a head have; {i} counts blocks.
-      address: ours; several lie along the last axis of the tensor, one after the other.
+      address: ours; several lie along an axis of the tensor, one after the other.
       layout: the way between them.
       optional: zeros of ours stand for a tensor that is not there.
       unless, only: an address in whose presence, or absence, the row does not count.
+      axis: that several lie along.
     """
 
     name: str
@@ -66,6 +75,7 @@ class Row(NamedTuple):
     optional: bool = False
     unless: str = ""
     only: str = ""
+    axis: int = -1
 
     @property
     def addresses(self) -> tuple[str, ...]:
@@ -74,18 +84,39 @@ class Row(NamedTuple):
     def shape(self, ours: Mapping[str, Shape]) -> Shape:
         """The shape of the tensor, given those of all weights."""
         each = [self.layout.shape(ours[a]) for a in self.addresses]
-        return (*each[0][:-1], sum(s[-1] for s in each)) if each[0] else each[0]
+        if not each[0]:
+            return each[0]
+        out = list(each[0])
+        out[self.axis] = sum(s[self.axis] for s in each)
+        return tuple(out)
 
     def read(self, tensor: np.ndarray, ours: Mapping[str, Shape]) -> dict[str, np.ndarray]:
         """{address: weight} of a tensor that has the right shape."""
-        ends = np.cumsum([self.layout.shape(ours[a])[-1] for a in self.addresses])[:-1]
-        parts = np.split(tensor, ends, axis=-1) if len(ends) else [tensor]
+        ends = np.cumsum([self.layout.shape(ours[a])[self.axis] for a in self.addresses])[:-1]
+        parts = np.split(tensor, ends, axis=self.axis) if len(ends) else [tensor]
         return {a: np.ascontiguousarray(self.layout.read(p, ours[a])) for a, p in zip(self.addresses, parts)}
 
     def write(self, weights: dict[str, np.ndarray]) -> np.ndarray:
         """The tensor, its numbers in the order of its shape: a file takes bytes as they lie."""
         parts = [self.layout.write(np.asarray(weights[a], np.float32)) for a in self.addresses]
-        return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=-1))
+        return np.ascontiguousarray(parts[0] if len(parts) == 1 else np.concatenate(parts, axis=self.axis))
+
+
+def linear(theirs: str, ours: str, layout: Layout = INTO) -> tuple[Row, Row]:
+    """A kernel and its bias."""
+    return Row(f"{theirs}.weight", f"{ours}/kernel", layout), Row(f"{theirs}.bias", f"{ours}/bias", FLAT)
+
+
+def norm(theirs: str, ours: str) -> tuple[Row, Row]:
+    """A scale and its bias."""
+    return Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")
+
+
+def batch_norm(theirs: str, ours: str) -> tuple[Row, ...]:
+    """A scale, its bias, and the running statistics."""
+    return (
+        *norm(theirs, ours), Row(f"{theirs}.running_mean", f"{ours}/mean"), Row(f"{theirs}.running_var", f"{ours}/var")
+    )  # fmt: skip
 
 
 def expand(rows: tuple[Row, ...], ours: Mapping[str, Shape]) -> list[Row]:

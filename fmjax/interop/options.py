@@ -114,6 +114,9 @@ ACTIVATIONS = {
     "gelu": "gelu_exact", "gelu_new": "gelu", "gelu_pytorch_tanh": "gelu", "gelu_fast": "gelu", "relu": "relu",
     "silu": "silu", "swish": "silu", "tanh": "tanh", "relu2": "relu2",
 }  # fmt: skip
+TIMM_ACTIVATIONS = {
+    "gelu": "gelu_exact", "gelu_tanh": "gelu", "relu": "relu", "silu": "silu", "swish": "silu", "tanh": "tanh",
+}  # fmt: skip
 GATES = {"silu": "swiglu", "swish": "swiglu", "gelu_pytorch_tanh": "geglu", "gelu_new": "geglu", "relu": "reglu"}
 
 
@@ -145,3 +148,12 @@ def head_size(default: int | None = None) -> Option:
         return {"head_size": None if usual else size}
 
     return Option(("head_dim",), read, lambda f: {"head_dim": f["head_size"] or f["width"] // f["heads"]})
+
+
+def stages(key: str, field: str, count: int = 4) -> Option:
+    """A line of a number for each stage, which are always as many: another model's is not written."""
+
+    def write(fields: Mapping[str, Any]) -> Json:
+        return {key: list(fields[field])} if len(fields[field]) == count else {}
+
+    return Option((key,), lambda config, _: {field: tuple(config[key])}, write)

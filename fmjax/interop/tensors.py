@@ -83,17 +83,22 @@ def _files(folder: Path) -> list[Path]:
     if pickles:
         raise CheckpointError(
             f"{folder} has only {listed(pickles)}: a pickle, which can run any code when it is read, so it is not; "
-            "where you trust it, convert it with transformers: "
-            f"{_architecture(folder)}.from_pretrained({str(folder)!r}).save_pretrained(NEW_FOLDER)"
+            f"where you trust it, convert it with {_way(folder)}"
         )
     raise CheckpointError(f"{folder} holds no weights: there is no {ONE} and no {INDEX}")
 
 
-def _architecture(folder: Path) -> str:
+def _way(folder: Path) -> str:
+    """What makes safetensors of a folder with a pickle, in the library whose it is."""
     try:
-        return json.loads((folder / "config.json").read_text(encoding="utf-8"))["architectures"][0]
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        if "architecture" in config and "model_type" not in config:
+            made = f"timm.create_model({f'local-dir:{folder}'!r}, pretrained=True)"
+            return f"timm: timm.models.save_for_hf({made}, NEW_FOLDER, safe_serialization=True)"
+        name = config["architectures"][0]
     except (OSError, ValueError, KeyError, TypeError, IndexError):
-        return "AutoModel"
+        name = "AutoModel"
+    return f"transformers: {name}.from_pretrained({str(folder)!r}).save_pretrained(NEW_FOLDER)"
 
 
 def listed(names: list[str], most: int = 10) -> str:

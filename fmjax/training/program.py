@@ -46,7 +46,8 @@ class Program:
       seed: of the run; weights, dropout and everything random on the device follow from it.
       sharding: recipe of sharding/rules.py.
       frozen, merge, load: see training/state.py.
-      initial: has `read(params) -> {net: {address: array}}`, weights from elsewhere that replace fresh ones.
+      initial: has `read(params) -> {net: {address: array}}`, weights from elsewhere that replace fresh ones, and may
+        have `read_mutable`, which says the same of running statistics.
       example: one global host batch, for shapes.
     """
 
@@ -91,14 +92,17 @@ class Program:
             for k, v in on_device(self.example).items()
         }
 
-    def _begin(self, batch: Batch, rng: jax.Array, frozen: Tree, given: Tree = NOTHING) -> State:
+    def _begin(
+        self, batch: Batch, rng: jax.Array, frozen: Tree, given: Tree = NOTHING, mutable: Tree = NOTHING
+    ) -> State:
         def load(params: dict) -> dict:
             params = replaced(params, given)
             return self.load(params) if self.load else params
 
         return begin(
-            self.modules, self.objective, self.optimizers, batch, rng, frozen, self.merge, load, self.ema is not None
-        )
+            self.modules, self.objective, self.optimizers, batch, rng, frozen, self.merge, load, self.ema is not None,
+            mutable,
+        )  # fmt: skip
 
     @cached_property
     def abstract(self) -> State:
@@ -119,12 +123,18 @@ class Program:
         start = jax.jit(self._begin, out_shardings=self.shardings)
         rows = self.local_rows(len(next(iter(self.example.values()))))
         mine = {k: v[rows] for k, v in self.example.items()}
-        return start(self.put(mine), jax.random.key(self.seed), dict(self.frozen), self.given)
+        return start(self.put(mine), jax.random.key(self.seed), dict(self.frozen), self.given, self.given_mutable)
 
     @cached_property
     def given(self) -> dict[str, dict[str, Any]]:
         """{net: {address: array}} of the weights that do not begin fresh; read when first asked for."""
         return {} if self.initial is None else self.initial.read(self.abstract.params)
+
+    @cached_property
+    def given_mutable(self) -> dict[str, dict[str, Any]]:
+        """{net: {address: array}} of the running statistics that do not begin fresh."""
+        read = getattr(self.initial, "read_mutable", None)
+        return read(self.abstract.mutable) if read and self.abstract.mutable else {}
 
     def put(self, batch: Mapping[str, np.ndarray]) -> Batch:
         """A host batch (this process's rows) as device arrays, rows split over the mesh."""

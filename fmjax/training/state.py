@@ -88,6 +88,7 @@ def begin(
     merge: Merge = NOTHING,
     load: Callable[[dict], dict] = lambda params: params,
     averaged: bool = False,
+    given: Mapping[str, Mapping[str, Any]] = NOTHING,
 ) -> State:
     """Initialise the weights, load others over them, then make the optimizers' states, then the carry.
 
@@ -99,9 +100,10 @@ def begin(
       merge: see `Merge`; the nets named there have their own (small) weights from `load`.
       load: params -> params.
       averaged: keep running averages of the weights.
+      given: {net: {address: array}} of running statistics that replace fresh ones.
     """
     params, mutable = init_weights(modules, objective, batch, rng, frozen)
-    params = load(params)
+    params, mutable = load(params), replaced(mutable, given)
     for player in objective.players:
         if missing := set(player.nets) - params.keys():
             raise ConfigError(f"player {player.name!r} moves {', '.join(missing)}, which has no weights of its own")

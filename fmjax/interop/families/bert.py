@@ -6,20 +6,9 @@ from typing import Any
 
 from fmjax.core.errors import ConfigError
 from fmjax.interop.family import Absent, Family
-from fmjax.interop.layouts import FLAT, INTO, OUT_OF_HEADS, Row
+from fmjax.interop.layouts import OUT_OF_HEADS, Row, linear, norm
 from fmjax.interop.options import ACTIVATIONS, Json, Option, fixed, inner_size, option
 from fmjax.models.transformer import Encoder
-
-
-def linear(theirs: str, ours: str, layout: Any = INTO) -> tuple[Row, Row]:
-    """A kernel and its bias."""
-    return Row(f"{theirs}.weight", f"{ours}/kernel", layout), Row(f"{theirs}.bias", f"{ours}/bias", FLAT)
-
-
-def norm(theirs: str, ours: str) -> tuple[Row, Row]:
-    """A scale and its bias."""
-    return Row(f"{theirs}.weight", f"{ours}/scale"), Row(f"{theirs}.bias", f"{ours}/bias")
-
 
 LAYER, BLOCK = "encoder.layer.{i}.", "block_{i}/"
 ROWS = (
