@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from fmjax import adaptation
 from fmjax.core import trees
 from fmjax.core.config import build, call, did_you_mean
 from fmjax.core.errors import CheckpointError, ConfigError, DataError
@@ -143,6 +144,8 @@ def decoder_start(path: str) -> int:
 def run_weights(path: Path, step: int | None = None, net: str = "model") -> tuple[Tree, dict[str, Any]]:
     """(weights, manifest) of a run's net, its running averages where it kept some; needs none of the run's data.
 
+    The net of a run that was adapted is put together: its frozen base and what was trained.
+
     Raises:
       CheckpointError: no run, no such step, or a net that it does not have.
     """
@@ -160,9 +163,18 @@ def run_weights(path: Path, step: int | None = None, net: str = "model") -> tupl
                 break
         else:
             raise CheckpointError(f"{path} has no weights of a net called {net!r}")
-        target = {k: np.zeros(v["shape"], _dtype(v["dtype"])) for k, v in found.items()}
-        read, manifest = checkpoints.restore(trees.nested(target), step, partial=True)
-    return read[part][net], manifest
+        read, manifest = checkpoints.restore(_numpy(found), step, partial=True)
+        own, digest = read[part][net], manifest.get("frozen")
+        adapt = _adapt(home)
+        if adapt is None or digest is None:
+            return own, manifest
+        base = checkpoints.restore_frozen(_numpy(checkpoints.frozen_leaves(digest)), digest)
+    return adaptation.merged(adapt, net, base.get(net), own), manifest
+
+
+def _numpy(leaves: Mapping[str, Any]) -> Tree:
+    """What to restore into: the leaves of a manifest as numpy arrays."""
+    return trees.nested({k: np.zeros(v["shape"], _dtype(v["dtype"])) for k, v in leaves.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -266,6 +278,12 @@ def _step_to_use(home: RunFolder, checkpoints: Checkpoints) -> int | None:
 
 def _tokenizer_place(path: str) -> Path:
     return RunFolder(path, writes=False).tokenizer if is_run(path) else hugging_face.locate(path)
+
+
+def _adapt(home: RunFolder) -> ConfigDict | None:
+    from fmjax.run import load_config
+
+    return load_config(home).adapt
 
 
 def _dtype(name: str) -> Any:

@@ -16,6 +16,7 @@ from fmjax.core.types import Batch, Tree
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 Merge = Mapping[str, Callable[[Tree, Tree], Tree]]  # {net: (frozen, own) -> weights}: where an adapter comes in
+Split = Callable[[dict, jax.Array], tuple[dict, dict]]  # (params, key) -> (own, frozen): the other way
 
 
 @flax.struct.dataclass
@@ -88,6 +89,7 @@ def begin(
     merge: Merge = NOTHING,
     load: Callable[[dict], dict] = lambda params: params,
     averaged: bool = False,
+    split: Split | None = None,
 ) -> State:
     """Initialise the weights, load others over them, then make the optimizers' states, then the carry.
 
@@ -99,9 +101,13 @@ def begin(
       merge: see `Merge`; the nets named there have their own (small) weights from `load`.
       load: params -> params.
       averaged: keep running averages of the weights.
+      split: divides the weights, when they are loaded, into what moves and more that is frozen.
     """
     params, mutable = init_weights(modules, objective, batch, rng, frozen)
     params = load(params)
+    if split is not None:
+        params, base = split(params, jax.random.fold_in(rng, len(modules) + 1))
+        frozen = {**frozen, **base}
     for player in objective.players:
         if missing := set(player.nets) - params.keys():
             raise ConfigError(f"player {player.name!r} moves {', '.join(missing)}, which has no weights of its own")
