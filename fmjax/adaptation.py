@@ -10,6 +10,7 @@ from typing import Any
 import jax
 
 from fmjax.adapters.adapter import Adapter
+from fmjax.adapters.low_rank import LowRank
 from fmjax.core import trees
 from fmjax.core.errors import CheckpointError, ConfigError
 from fmjax.core.types import Tree
@@ -28,7 +29,9 @@ def divide(program: Program, adapter: Any, folder: Path | None = None) -> Adapte
       ConfigError: what is no adapter, or one that does not fit these weights.
     """
     if not isinstance(adapter, Adapter):
-        raise ConfigError(f"--config.adapt: {adapter!r} is no adapter: name one of fmjax.adapters, such as lora")
+        raise ConfigError(
+            f"--config.adapt gives a {type(adapter).__name__}: name a factory of fmjax/adapters, such as lora"
+        )
     program.split = adapter.split  # from here on the program knows that its weights are not all its own
     if adapter.also is None:
         adapter = dataclasses.replace(adapter, fresh=frozenset(_fresh(program, folder)))
@@ -85,6 +88,18 @@ def line(found: Mapping[str, Any]) -> str:
         f"{len(found['adapted'])} weights are adapted, {len(found['whole'])} move whole; "
         f"the optimizer holds {found['optimizer_bytes'] / 1e6:,.2f} MB"
     )
+
+
+def products(parts: Any, state: Any, net: str) -> tuple[Tree, float]:
+    """(small tree, scale) of a net that is adapted by products, its running averages where there are some.
+
+    Raises:
+      ConfigError: a run that has no products.
+    """
+    delta = parts.adapter.delta if parts.adapter else None
+    if not isinstance(delta, LowRank) or net not in parts.program.merge:
+        raise ConfigError(f"the net {net!r} of this run is not adapted by lora or dora: convert it without --adapter")
+    return jax.device_get({**state.params, **state.ema}[net]), delta.scale
 
 
 def merged(adapt: Any, net: str, base: Tree | None, own: Tree) -> Tree:

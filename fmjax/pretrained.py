@@ -22,7 +22,7 @@ from fmjax.core.errors import CheckpointError, ConfigError, DataError
 from fmjax.core.types import Tree
 from fmjax.data import tokenizers
 from fmjax.data.tokenizer import Tokenizer
-from fmjax.interop import hugging_face
+from fmjax.interop import hugging_face, peft
 from fmjax.training import checkpoint_folder
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.folder import RunFolder
@@ -124,7 +124,7 @@ def target_tokenizer(path: str) -> Tokenizer | None:
 def context(path: str) -> int | None:
     """Tokens of the texts that a model was trained on, as its run's data or its folder's config.json says."""
     if not is_run(path):
-        config = hugging_face.read_config(hugging_face.locate(path))
+        config = hugging_face.read_config(_config_place(path))
         return config.get("max_position_embeddings") or config.get("n_positions")
     from fmjax.run import load_config
 
@@ -135,7 +135,7 @@ def context(path: str) -> int | None:
 def decoder_start(path: str) -> int:
     """The id that a decoder reads first, as a run's objective or a folder's config.json says; 0 otherwise."""
     if not is_run(path):
-        return int(hugging_face.read_config(hugging_face.locate(path)).get("decoder_start_token_id") or 0)
+        return int(hugging_face.read_config(_config_place(path)).get("decoder_start_token_id") or 0)
     from fmjax.run import load_config
 
     return int(load_config(RunFolder(path, writes=False)).objective.get("start", 0) or 0)
@@ -277,13 +277,22 @@ def _step_to_use(home: RunFolder, checkpoints: Checkpoints) -> int | None:
 
 
 def _tokenizer_place(path: str) -> Path:
-    return RunFolder(path, writes=False).tokenizer if is_run(path) else hugging_face.locate(path)
+    if is_run(path):
+        return RunFolder(path, writes=False).tokenizer
+    folder = hugging_face.locate(path)
+    beside = not peft.is_folder(folder) or any(folder.glob("tokenizer*"))  # an adapter's may lie with its base
+    return folder if beside else hugging_face.locate(peft.base_of(folder))
 
 
 def _adapt(home: RunFolder) -> ConfigDict | None:
     from fmjax.run import load_config
 
     return load_config(home).adapt
+
+
+def _config_place(path: str) -> Path:
+    folder = hugging_face.locate(path)
+    return hugging_face.locate(peft.base_of(folder)) if peft.is_folder(folder) else folder
 
 
 def _dtype(name: str) -> Any:

@@ -41,7 +41,7 @@ class LowRank:
         return sorted({name for p in self.targets for name in must_pick(p, matrices, "targets", "matrix")})
 
     def begin(self, name: str, weight: jax.Array, rng: jax.Array) -> dict[str, jax.Array]:
-        stack, _, _ = axes = self._axes(name, weight.ndim)
+        axes = self._axes(name, weight.ndim)
         lead, inputs, outputs = _cut(weight.shape, axes)
         rows, columns = math.prod(inputs), math.prod(outputs)
         if self.rank > min(rows, columns):

@@ -17,7 +17,7 @@ from fmjax.core.errors import CheckpointError, ConfigError
 from fmjax.run import Run
 from fmjax.training import checkpoint_folder
 
-KERNELS = ("(up|head)/kernel$",)
+KERNELS = ("(up|down)/kernel$",)
 
 
 class Crash(Exception):
@@ -97,13 +97,13 @@ def test_what_the_start_did_not_fill_moves_too_and_a_resume_does_not_ask_for_the
     start = tmp_path / "start"
     start.symlink_to(run.folder)
     config = tiny(2)
-    config.model.classes = 5
+    config.model.out = 5
     config.data.transforms = ()
-    config.init = call(pretrained.weights, path=str(start), fresh=("head/",))
+    config.init = call(pretrained.weights, path=str(start), fresh=("down/",))
     config.adapt = call(low_rank.lora, rank=2, targets=("up/kernel$",))
     first = fit(config.copy_and_resolve_references(), tmp_path / "run", progress=False)
     told = json.loads((tmp_path / "run" / "adapt.json").read_text())
-    assert told["fresh"] == told["whole"] == ["model/head/bias", "model/head/kernel"]
+    assert told["fresh"] == told["whole"] == ["model/down/bias", "model/down/kernel"]
     start.unlink()
     same(Run.load(tmp_path / "run").state, first.state)
     assert fit(config.copy_and_resolve_references(), tmp_path / "run", progress=False).word == "finished"
@@ -124,7 +124,7 @@ def test_full_is_the_run_without_an_adapter(tmp_path):
     [
         (call(low_rank.lora, targets=("upp/kernel$",)), r"--config.adapt: targets: 'upp/kernel\$' matches no matrix"),
         (call(low_rank.lora, rank=7, targets=KERNELS), "--config.adapt: rank=7 is above that of"),
-        (call(tiny), "--config.adapt: .* is no adapter"),
+        (call(tiny), "--config.adapt gives a ConfigDict: name a factory of fmjax/adapters"),
     ],
 )
 def test_a_wrong_adapter_is_one_line_before_anything_is_written(tmp_path, adapt, message):
