@@ -137,6 +137,8 @@ def save(
         "alpha_pattern": {layer: scale * rank for layer, rank in others.items()}, "inference_mode": True,
         "task_type": "CAUSAL_LM" if architecture.endswith(("ForCausalLM", "LMHeadModel")) else None,
     }  # fmt: skip
+    # The library writes bytes as they lie, and a transposed array lies in another order than its shape says.
+    tensors = {name: np.ascontiguousarray(x) for name, x in tensors.items()}
     save_file(tensors, folder / FILE, metadata={"format": "pt"})
     (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     return sum(x.nbytes for x in tensors.values())
