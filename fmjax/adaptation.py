@@ -12,8 +12,12 @@ import jax
 from fmjax.adapters.adapter import Adapter
 from fmjax.adapters.low_rank import LowRank
 from fmjax.core import trees
+from fmjax.core.config import build
 from fmjax.core.errors import CheckpointError, ConfigError
 from fmjax.core.types import Tree
+from fmjax.training.checkpoint import Checkpoints
+from fmjax.training.checkpoint_folder import read_manifest
+from fmjax.training.folder import RunFolder
 from fmjax.training.program import Program
 
 FILE = "adapt.json"
@@ -102,8 +106,43 @@ def products(parts: Any, state: Any, net: str) -> tuple[Tree, float]:
     return jax.device_get({**state.params, **state.ema}[net]), delta.scale
 
 
+def swapped(run: Any, folder: Path, step: int | None = None) -> Any:
+    """The state of an adapted run with the small trees of another one on the same base.
+
+    Raises:
+      CheckpointError: no adapted run, one on another base, or one that adapts other weights.
+    """
+    from fmjax.run import load_config
+
+    home, state = RunFolder(folder, writes=False), run.state
+    theirs = build(load_config(home).adapt, "config.adapt")
+    if not isinstance(theirs, Adapter) or run.parts.adapter is None or run.folder is None:
+        raise CheckpointError(f"{folder} or this run has no config.adapt: only adapters on one base can be swapped")
+    with Checkpoints(home.checkpoints, writable=False) as other:
+        step = other.latest() if step is None else step
+        if step not in other.steps():
+            raise CheckpointError(f"{folder} has no checkpoint{'' if step is None else f' {step}'}")
+        there = read_manifest(home.checkpoints.absolute() / str(step))
+        here = read_manifest(RunFolder(run.folder, writes=False).checkpoints.absolute() / str(run.step))
+        if there.get("frozen") != here.get("frozen"):
+            raise CheckpointError(
+                f"{folder} is an adapter for another base: {there.get('frozen')}, not {here['frozen']}"
+            )
+        own = {"params": state.params} | ({"ema": state.ema} if state.ema else {})
+        wanted = {name: tuple(x.shape) for name, x in trees.flatten(own).items()}
+        found = {k: tuple(v["shape"]) for k, v in there["leaves"].items() if k.partition("/")[0] in own}
+        if found != wanted:
+            odd = sorted(k for k in found.keys() | wanted.keys() if found.get(k) != wanted.get(k))
+            raise CheckpointError(f"{folder} adapts other weights, or by another rank: {odd[0]}; load it by itself")
+        target = run.parts.program.abstract
+        read, _ = other.restore({key: getattr(target, key) for key in own}, step, partial=True)
+    mine = run.parts.adapter.delta
+    ratio = theirs.delta.scale / mine.scale if isinstance(mine, LowRank) else 1.0
+    flat = trees.flatten(read)
+    products = {name for name in flat if name.endswith("/up") and f"{name.removesuffix('up')}down" in flat}
+    return state.replace(**trees.map_with_address(lambda name, x: x * ratio if name in products else x, read))
+
+
 def merged(adapt: Any, net: str, base: Tree | None, own: Tree) -> Tree:
     """The weights of a run's net, put together from its two trees, as numpy arrays."""
-    from fmjax.core.config import build
-
     return jax.device_get(build(adapt, "config.adapt").merge(net, base, own))

@@ -85,6 +85,14 @@ class Run:
                 raise ConfigError(f"there is no evaluator {name!r}; {did_you_mean(name, self.parts.evaluators)}")
         return loop.evaluate(self.state, self.step, list(names or self.parts.evaluators))
 
+    def swapped(self, folder: str | Path, step: int | None = None) -> "Run":
+        """This run with what another one trained on the same base; nothing is compiled again.
+
+        Raises:
+          CheckpointError: no adapted run, one on another base, or one that adapts other weights.
+        """
+        return Run(self.parts, adaptation.swapped(self, Path(folder), step), self.step, {}, self.folder, self.word)
+
     def nets(self) -> dict[str, Any]:
         """The nets with their weights, in evaluation mode, to call."""
         return self.parts.program.nets(self.state)

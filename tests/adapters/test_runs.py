@@ -133,3 +133,22 @@ def test_a_wrong_adapter_is_one_line_before_anything_is_written(tmp_path, adapt,
     with pytest.raises(ConfigError, match=message):
         fit(config, tmp_path / "run", progress=False)
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_adapters_swap_on_one_base(run, tmp_path):
+    """Another alpha is another scale: what is swapped in says what it says at home."""
+    second = fit(adapted(4, alpha=4.0), tmp_path / "second", progress=False)
+    batch = run.parts.data.batch(0, seed=1)
+    swapped = run.swapped(second.folder)
+    np.testing.assert_allclose(swapped.predict(batch)["logits"], second.predict(batch)["logits"], rtol=1e-5, atol=1e-6)
+    assert not np.allclose(run.predict(batch)["logits"], second.predict(batch)["logits"], atol=1e-4)
+    same(run.swapped(run.folder).state, run.state)
+
+
+def test_an_adapter_of_another_base_or_shape_is_refused(run, tmp_path):
+    other = adapted(1)
+    other.seed = 4
+    with pytest.raises(CheckpointError, match="is an adapter for another base"):
+        run.swapped(fit(other, tmp_path / "base", progress=False).folder)
+    with pytest.raises(CheckpointError, match="adapts other weights, or by another rank: .*; load it by itself"):
+        run.swapped(fit(adapted(1, rank=1), tmp_path / "rank", progress=False).folder)
