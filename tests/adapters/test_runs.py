@@ -1,19 +1,22 @@
 """`config.adapt` in a run: what is saved, resumed, loaded, started from and counted; any objective, any model."""
 
 import json
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from stand_ins import course, records, same, tiny
+from stand_ins import course, records, same, tiny, tiny_language
 
-from fmjax import fit, plan, pretrained
+from fmjax import convert, fit, plan, pretrained
 from fmjax.adapters import low_rank, parts
 from fmjax.assembly import assemble, complete
 from fmjax.core import trees
 from fmjax.core.config import call
 from fmjax.core.errors import CheckpointError, ConfigError
+from fmjax.interop import hugging_face
+from fmjax.optim import optimizers
 from fmjax.run import Run
 from fmjax.training import checkpoint_folder
 
@@ -135,6 +138,23 @@ def test_a_wrong_adapter_is_one_line_before_anything_is_written(tmp_path, adapt,
     assert not (tmp_path / "run" / "config.json").exists()
 
 
+def test_an_adapted_model_of_transformers_is_written_as_an_adapter_and_as_a_model(tmp_path):
+    base = str(Path(__file__).parents[1] / "interop" / "goldens" / "gpt2")
+    config = tiny_language(1)
+    config.model = pretrained.model(base)
+    config.init = call(pretrained.weights, path=base)
+    config.adapt = call(low_rank.lora, rank=2)
+    config.optimizer = call(optimizers.adamw, rate=1e-2)
+    config.accumulation.steps, config.ema, config.evals = 1, None, {}
+    done = fit(config, tmp_path / "run", progress=False)
+    want = trees.flatten(done.nets()["model"].params)
+    for name, flags in (("adapter", ["--adapter"]), ("whole", [])):
+        assert convert.main([f"--source={tmp_path / 'run'}", f"--out={tmp_path / name}", *flags]) == 0
+        for address, x in trees.flatten(hugging_face.load(tmp_path / name)[1]).items():
+            np.testing.assert_allclose(x, want[address], rtol=1e-5, atol=1e-6, err_msg=f"{name} {address}")
+    assert json.loads((tmp_path / "adapter" / "adapter_config.json").read_text())["base_model_name_or_path"] == base
+
+
 def test_adapters_swap_on_one_base(run, tmp_path):
     """Another alpha is another scale: what is swapped in says what it says at home."""
     second = fit(adapted(4, alpha=4.0), tmp_path / "second", progress=False)
@@ -146,9 +166,9 @@ def test_adapters_swap_on_one_base(run, tmp_path):
 
 
 def test_an_adapter_of_another_base_or_shape_is_refused(run, tmp_path):
-    other = adapted(1)
+    other = adapted(2)
     other.seed = 4
     with pytest.raises(CheckpointError, match="is an adapter for another base"):
         run.swapped(fit(other, tmp_path / "base", progress=False).folder)
-    with pytest.raises(CheckpointError, match="adapts other weights, or by another rank: .*; load it by itself"):
-        run.swapped(fit(adapted(1, rank=1), tmp_path / "rank", progress=False).folder)
+    with pytest.raises(CheckpointError, match=r"adapts other weights, or by another rank: .*; load it by itself"):
+        run.swapped(fit(adapted(2, rank=1), tmp_path / "rank", progress=False).folder)
