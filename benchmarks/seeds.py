@@ -66,7 +66,7 @@ STUDIES = {
         note=JPEG,
     ),
     "resnet_cifar10": Study(
-        "whitened patches and six convolutions on CIFAR-10, 10 epochs; mean over mirror images and shifts",
+        "whitened patches and six convolutions on CIFAR-10, 8 epochs; mean over mirror images and shifts",
         "views/accuracy", "configs/vision/resnet_cifar10.py", also=("test/accuracy",),
         published=(0.94, "twice the channels, 2.6 s on an A100, arXiv 2404.00498"), note=JPEG,
     ),

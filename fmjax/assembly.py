@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -10,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
 
-from fmjax import run_tokenizer
+from fmjax import adaptation, run_tokenizer
 from fmjax.core import configfile
 from fmjax.core.config import build, call, did_you_mean, parse
 from fmjax.core.durations import resolve
@@ -47,6 +48,7 @@ def complete(config: ConfigDict) -> ConfigDict:
         "log": call(Log),
         "early_stop": placeholder(object),
         "init": placeholder(object),
+        "adapt": placeholder(object),
     }
     known = {*REQUIRED, *defaults, *(name for pair in ONE_OF for name in pair)}
     for key in config:
@@ -83,6 +85,7 @@ class Parts:
     data: Any
     evaluators: dict[str, Any]
     program: Program
+    adapter: Any = None
 
     @property
     def modules(self) -> dict[str, Any]:
@@ -90,9 +93,15 @@ class Parts:
 
 
 def assemble(
-    config: ConfigDict, frozen: Mapping[str, Any] = NOTHING, merge: Mapping[str, Any] = NOTHING, load: Any = None
+    config: ConfigDict,
+    frozen: Mapping[str, Any] = NOTHING,
+    merge: Mapping[str, Any] = NOTHING,
+    load: Any = None,
+    folder: Path | None = None,
 ) -> Parts:
     """Build what the config names, resolving its durations in place; pull and check one batch of everything.
+
+    `folder` is that of the run, where it was begun before.
 
     Raises:
       UserError: anything that could fail later and can be seen now.
@@ -126,13 +135,16 @@ def assemble(
         program.initial = build(config.init, "config.init")
         if not getattr(program.initial, "any_tokenizer", True):
             run_tokenizer.spoken(data.source, program.initial)
+    adapter = None
+    if config.adapt is not None:
+        adapter = adaptation.divide(program, build(config.adapt, "config.adapt"), folder)
     program.check(program.example)
     evaluators = {name: build(node, f"config.evals.{name}") for name, node in config.evals.items()}
     for name, evaluator in evaluators.items():
         run_tokenizer.same(data.source, getattr(evaluator.data, "source", None), name)
         _try(name, evaluator, program)
     _watch(config, evaluators)
-    return Parts(config, data, evaluators, program)
+    return Parts(config, data, evaluators, program, adapter)
 
 
 def _one_or_several(config: ConfigDict, one: str, several: str) -> dict[str, Any]:
@@ -197,7 +209,10 @@ def _in_dtype(module: Any, dtype: str) -> Any:
 
 
 def flops_per_step(program: Program) -> float | None:
-    """FLOPs of a training step: three times the forward pass of every net that can tell."""
+    """FLOPs of a training step: three times the forward pass of every net that can tell; None where a part of one is
+    frozen, since how far the backward pass goes then depends on which."""
+    if program.split is not None:
+        return None
     shapes = {k: tuple(v.shape) for k, v in program.example.items()}
     known = [m.flops(shapes) for m in program.modules.values() if hasattr(m, "flops")]
     return 3.0 * sum(known) if known else None

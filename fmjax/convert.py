@@ -18,6 +18,7 @@ For timm: resnet, resnext, wide_resnet, convnext, efficientnet, vit, deit.
 
 examples:
   python -m fmjax.convert --source=runs/gpt --out=for_transformers/gpt
+  python -m fmjax.convert --source=runs/gpt_lora --out=for_peft/gpt --adapter
   python -m fmjax.convert --source=downloads/llama --out=llama_bf16 --dtype=bfloat16 --shard_size=2GB"""
 
 
@@ -34,6 +35,7 @@ def arguments(argv: list[str] | None) -> argparse.Namespace:
     add("--dtype", default="float32", help="of the weights: float32 (default) or bfloat16")
     add("--shard_size", metavar="SIZE", help="of a file, such as 2GB (default: all in one file)")
     add("--step", type=int, metavar="N", help="the checkpoint of a run (default: the latest)")
+    add("--adapter", action="store_true", help="of an adapted run: only the products, in the layout of PEFT")
     add("--net", metavar="NAME", help="which of a run's models, where it has several")
     return parser.parse_args(argv)
 
@@ -49,9 +51,11 @@ def main(argv: list[str] | None = None) -> int:
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise CheckpointError(f"{out} holds something already: choose another --out")
     is_run = _is_run(Path(args.source))
-    for flag, value in (("--step", args.step), ("--net", args.net)):
+    for flag, value in (("--step", args.step), ("--net", args.net), ("--adapter", args.adapter or None)):
         if value is not None and not is_run:
             raise ConfigError(f"{flag} is for a run, and {args.source} is none")
+    if args.adapter:
+        return _adapter(args, out)
     if is_run:
         module, params, mutable, kept, tokenizer = _of_run(args)
     else:
@@ -110,6 +114,26 @@ def _is_run(path: Path) -> bool:
     from fmjax.interop import folders
 
     return (path / "config.json").is_file() and not folders.is_folder(path)
+
+
+def _adapter(args: argparse.Namespace, out: Path) -> int:
+    """Write what a run trained beside its base."""
+    from fmjax import adaptation
+    from fmjax.data.atomic import atomic_folder
+    from fmjax.interop import hugging_face, peft
+    from fmjax.run import Run
+
+    run = Run.load(args.source, args.step)
+    net = args.net or next(iter(run.parts.modules))
+    module, params = run.parts.modules[net], run.nets()[net].params
+    own, scale = adaptation.products(run.parts, run.state, net)
+    init = run.config.init and run.config.init.get("path")
+    base = None if not init or _is_run(Path(init)) else str(init)
+    family = hugging_face.family_of(module)
+    with atomic_folder(out) as new:
+        size = peft.save(new, family, module, params, own, scale, base)
+    print(f"{out}: an adapter of {size // 4:,} numbers for a {family.name} model, {base or 'its base is not named'}")
+    return 0
 
 
 def _of_run(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any], Any]:

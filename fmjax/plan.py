@@ -39,6 +39,7 @@ class Plan:
       seconds: of a step, at that rate.
       largest: [(address, shape, bytes)] of the largest weights.
       split: {address: axes} of the weights that are split.
+      adapted: what moves, in words, where config.adapt says it.
     """
 
     steps: int
@@ -51,12 +52,14 @@ class Plan:
     seconds: float | None
     largest: list[tuple[str, tuple[int, ...], int]]
     split: dict[str, str]
+    adapted: str = ""
 
 
 def make_plan(parts: Any, available: int | None = None) -> Plan:
     """Count parameters, FLOPs and memory from shapes alone, and measure one matrix product."""
     import jax
 
+    from fmjax import adaptation
     from fmjax.assembly import flops_per_step
     from fmjax.core.trees import count, flatten
     from fmjax.sharding.devices import memory_bytes
@@ -83,7 +86,10 @@ def make_plan(parts: Any, available: int | None = None) -> Plan:
     return Plan(
         steps=config.steps,
         devices=jax.device_count(),
-        parameters={net: count(tree) for net, tree in {**state.params, **state.frozen}.items()},
+        parameters={
+            net: count([state.params.get(net), state.frozen.get(net)]) for net in {**state.params, **state.frozen}
+        },
+        adapted=adaptation.line(adaptation.summary(program)) if parts.adapter else "",
         flops=flops,
         memory=memory,
         available=available or memory_bytes() or _host_memory(),
@@ -130,7 +136,7 @@ def residual_bytes(program: Any) -> int:
 
         return jax.tree.leaves(jax.vjp(lost, {n: state.params[n] for n in player.nets})[1])
 
-    weights = {(x.shape, str(x.dtype)) for x in jax.tree.leaves(state.params)}
+    weights = {(x.shape, str(x.dtype)) for x in jax.tree.leaves((state.params, state.frozen))}
     leaves = jax.eval_shape(kept, state, shapes)
     return sum(x.size * x.dtype.itemsize for x in leaves if (x.shape, str(x.dtype)) not in weights)
 
@@ -185,13 +191,15 @@ def text(plan: Plan) -> str:
     lines = [f"parameters   {sum(plan.parameters.values()):,}"]
     if len(plan.parameters) > 1:
         lines += [f"  {net:<12} {n:,}" for net, n in plan.parameters.items()]
+    lines += [f"adapted      {plan.adapted}"] if plan.adapted else []
     lines += [f"  {name}  {shape}  {_bytes(size)}" for name, shape, size in plan.largest]
     lines.append(f"memory       {_bytes(sum(plan.memory.values()))} a device, {plan.devices} device(s)")
     lines += [f"  {part:<28} {_bytes(size)}" for part, size in plan.memory.items() if size]
     lines.append(f"             {advice(plan)}")
     lines.append(f"matmul rate  {plan.rate / 1e9:.1f} GFLOP/s a device, measured now")
     if plan.flops is None:
-        lines.append("FLOPs        unknown: the model has no flops(shapes)")
+        why = "only a part of the weights moves" if plan.adapted else "the model has no flops(shapes)"
+        lines.append(f"FLOPs        unknown: {why}")
     else:
         lines.append(f"FLOPs        {plan.flops / 1e9:.3f} G a step (forward and backward)")
         whole = f"{_time(plan.seconds * plan.steps)} for {plan.steps} steps"

@@ -15,13 +15,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
+from fmjax import adaptation
 from fmjax.core import trees
 from fmjax.core.config import build, call, did_you_mean
 from fmjax.core.errors import CheckpointError, ConfigError, DataError
 from fmjax.core.types import Tree
 from fmjax.data import tokenizers
 from fmjax.data.tokenizer import Tokenizer
-from fmjax.interop import folders, hugging_face
+from fmjax.interop import folders, hugging_face, peft
 from fmjax.training import checkpoint_folder
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.folder import RunFolder
@@ -127,7 +128,7 @@ def target_tokenizer(path: str) -> Tokenizer | None:
 def context(path: str) -> int | None:
     """Tokens of the texts that a model was trained on, as its run's data or its folder's config.json says."""
     if not is_run(path):
-        config = hugging_face.read_config(hugging_face.locate(path))
+        config = hugging_face.read_config(_config_place(path))
         return config.get("max_position_embeddings") or config.get("n_positions")
     from fmjax.run import load_config
 
@@ -138,7 +139,7 @@ def context(path: str) -> int | None:
 def decoder_start(path: str) -> int:
     """The id that a decoder reads first, as a run's objective or a folder's config.json says; 0 otherwise."""
     if not is_run(path):
-        return int(hugging_face.read_config(hugging_face.locate(path)).get("decoder_start_token_id") or 0)
+        return int(hugging_face.read_config(_config_place(path)).get("decoder_start_token_id") or 0)
     from fmjax.run import load_config
 
     return int(load_config(RunFolder(path, writes=False)).objective.get("start", 0) or 0)
@@ -148,6 +149,8 @@ def run_weights(path: Path, step: int | None = None, net: str = "model") -> tupl
     """(weights, other variables, manifest) of a run's net; needs none of the run's data.
 
     The weights are running averages where it kept some.
+
+    The net of a run that was adapted is put together: its frozen base and what was trained.
 
     Raises:
       CheckpointError: no run, no such step, or a net that it does not have.
@@ -166,10 +169,19 @@ def run_weights(path: Path, step: int | None = None, net: str = "model") -> tupl
                 break
         else:
             raise CheckpointError(f"{path} has no weights of a net called {net!r}")
-        found |= {k: v for k, v in leaves.items() if k.startswith(f"mutable/{net}/")}
-        target = {k: np.zeros(v["shape"], _dtype(v["dtype"])) for k, v in found.items()}
-        read, manifest = checkpoints.restore(trees.nested(target), step, partial=True)
-    return read[part][net], read.get("mutable", {}).get(net, {}), manifest
+        others = {k: v for k, v in leaves.items() if k.startswith(f"mutable/{net}/")}
+        read, manifest = checkpoints.restore(_numpy({**found, **others}), step, partial=True)
+        own, digest = read[part][net], manifest.get("frozen")
+        mutable, adapt = read.get("mutable", {}).get(net, {}), _adapt(home)
+        if adapt is None or digest is None:
+            return own, mutable, manifest
+        base = checkpoints.restore_frozen(_numpy(checkpoints.frozen_leaves(digest)), digest)
+    return adaptation.merged(adapt, net, base.get(net), own), mutable, manifest
+
+
+def _numpy(leaves: Mapping[str, Any]) -> Tree:
+    """What to restore into: the leaves of a manifest as numpy arrays."""
+    return trees.nested({k: np.zeros(v["shape"], _dtype(v["dtype"])) for k, v in leaves.items()})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -289,7 +301,22 @@ def _step_to_use(home: RunFolder, checkpoints: Checkpoints) -> int | None:
 
 
 def _tokenizer_place(path: str) -> Path:
-    return RunFolder(path, writes=False).tokenizer if is_run(path) else folders.locate(path)
+    if is_run(path):
+        return RunFolder(path, writes=False).tokenizer
+    folder = folders.locate(path)
+    beside = not peft.is_folder(folder) or any(folder.glob("tokenizer*"))  # an adapter's may lie with its base
+    return folder if beside else folders.locate(peft.base_of(folder))
+
+
+def _adapt(home: RunFolder) -> ConfigDict | None:
+    from fmjax.run import load_config
+
+    return load_config(home).adapt
+
+
+def _config_place(path: str) -> Path:
+    folder = folders.locate(path)
+    return folders.locate(peft.base_of(folder)) if peft.is_folder(folder) else folder
 
 
 def _dtype(name: str) -> Any:

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from fmjax import run_tokenizer
+from fmjax import adaptation, run_tokenizer
 from fmjax.assembly import Parts, assemble, complete, flops_per_step, prepare
 from fmjax.core import configfile
 from fmjax.core.config import build, did_you_mean, parse
@@ -58,7 +58,7 @@ class Run:
         home = RunFolder(folder, writes=False)
         config = load_config(home)
         parse(config, list(overrides))
-        parts = assemble(config)
+        parts = assemble(config, folder=home.path)
         checkpoints = Checkpoints(home.checkpoints, writable=False)
         if checkpoints.latest() is None:
             raise CheckpointError(f"{home.path} has no checkpoint yet")
@@ -84,6 +84,14 @@ class Run:
             if name not in self.parts.evaluators:
                 raise ConfigError(f"there is no evaluator {name!r}; {did_you_mean(name, self.parts.evaluators)}")
         return loop.evaluate(self.state, self.step, list(names or self.parts.evaluators))
+
+    def swapped(self, folder: str | Path, step: int | None = None) -> "Run":
+        """This run with what another one trained on the same base; nothing is compiled again.
+
+        Raises:
+          CheckpointError: no adapted run, one on another base, or one that adapts other weights.
+        """
+        return Run(self.parts, adaptation.swapped(self, Path(folder), step), self.step, {}, self.folder, self.word)
 
     def nets(self) -> dict[str, Any]:
         """The nets with their weights, in evaluation mode, to call."""
@@ -138,7 +146,7 @@ def fit(
     home = RunFolder(workdir, writes=jax.process_index() == 0) if workdir is not None else None
     if home and home.writes:
         home.prepare()
-    parts = assemble(config, frozen, merge, load)
+    parts = assemble(config, frozen, merge, load, home.path if home else None)
     log, nan, policy = (build(config[key], f"config.{key}") for key in ("log", "nan", "checkpoint"))
     early_stop = build(config.early_stop, "config.early_stop") if config.early_stop is not None else None
     if early_stop and early_stop.restore:  # the checkpoint to come back to is the one to keep
@@ -150,6 +158,7 @@ def fit(
         if fresh and config.init
         else None
     )
+    adapted = adaptation.record(parts.program, parts.adapter) if parts.adapter else None
     writers: list[Any] = []
     checkpoints = None
     if home:
@@ -157,6 +166,8 @@ def fit(
             home.agree(config)
             run_tokenizer.agree(home.path, parts.data.source)
         elif home.writes:
+            if adapted:
+                home.write_json(home.path / adaptation.FILE, adapted)
             home.begin(config, changed, environment())
             if began_from:
                 home.write_json(home.path / "init.json", began_from)

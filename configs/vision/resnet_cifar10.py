@@ -22,7 +22,7 @@ from fmjax.optim import optimizers, schedules
 from fmjax.training import policies
 
 MEAN, STD = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
-EPOCHS = {"full": "10epochs", "gpu": "8epochs", "smoke": 2}
+EPOCHS = {"full": "8epochs", "gpu": "8epochs", "smoke": 2}
 WIDTHS = {"full": (32, 128, 128), "gpu": (64, 256, 256), "smoke": (8,)}
 ROWS = {"full": 500, "gpu": 2000, "smoke": 16}
 
@@ -47,7 +47,7 @@ def get_config(size: Literal["full", "gpu", "smoke"] = "full") -> ConfigDict:
     config.init = call(whitening.Whiten, source=train, mean=MEAN, std=STD)
     rate = call(schedules.linear, peak=0.05, steps=config.get_oneway_ref("steps"), warmup="5%")
     config.optimizer = call(
-        optimizers.muon, rate=rate, momentum=0.6, decay=0.1, freeze=("whiten/kernel", "norm.*/scale")
+        optimizers.muon, rate=rate, momentum=0.6, decay=0.6, freeze=("whiten/kernel", "norm.*/scale")
     )
     config.data = call(pipeline.stream, source=train, batch_size=ROWS[size], resident=True)
     config.log = call(policies.Log, every={"full": 90, "gpu": 500, "smoke": 20}[size])

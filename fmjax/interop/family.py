@@ -120,6 +120,17 @@ class Family:
           CheckpointError: the weights are not those of the module.
         """
         ours, flat = shapes(module), flatten(params)
+        architecture, by_name = self.named(module, flat)
+        sizes = {name: row.shape(ours) for name, row in by_name.items()}
+        return architecture, sizes, lambda name: by_name[name].write(flat)
+
+    def named(self, module: nn.Module, flat: Mapping[str, Any]) -> tuple[str, dict[str, Row]]:
+        """(architecture, {name of a tensor to write: its row}) of weights {address: array}.
+
+        Raises:
+          CheckpointError: the weights are not those of the module.
+        """
+        ours = shapes(module)
         rows = expand(self.rows, ours)
         check_written(self.name, rows, ours, flat)
         rows = [row for row in rows if not row.optional or any(np.any(np.asarray(flat[a])) for a in row.addresses)]
@@ -131,8 +142,7 @@ class Family:
         for row in rows:
             inside = architecture != self.bare and not row.name.startswith(self.heads)
             by_name[(self.prefix if inside else "") + row.name] = row
-        sizes = {name: row.shape(ours) for name, row in by_name.items()}
-        return architecture, sizes, lambda name: by_name[name].write(flat)
+        return architecture, by_name
 
 
 def check_kinds(fn: Callable, fields: Mapping[str, Any]) -> None:

@@ -8,7 +8,7 @@ from ml_collections import ConfigDict
 
 from fmjax.core.config import build
 from fmjax.core.types import Tree
-from fmjax.interop import hugging_face, timm
+from fmjax.interop import hugging_face, peft, timm
 from fmjax.interop.families.transformers_images import RESNET, VIT
 from fmjax.interop.hub import locate
 from fmjax.interop.image_family import ImageFamily, described
@@ -52,4 +52,6 @@ def load(path: str | Path) -> tuple[nn.Module, Tree, dict[str, Any]]:
 
 
 def _images(folder: Path) -> ImageFamily | None:
+    if peft.is_folder(folder):  # an adapter, whose base is a language model
+        return None
     return IMAGES.get(hugging_face.read_config(folder)["model_type"])

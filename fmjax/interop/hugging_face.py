@@ -10,6 +10,7 @@ from ml_collections import ConfigDict
 
 from fmjax.core.config import build, did_you_mean
 from fmjax.core.errors import CheckpointError, ConfigError
+from fmjax.interop import peft
 from fmjax.interop import tensors as files
 from fmjax.interop.families.bert import BERT, ROBERTA
 from fmjax.interop.families.gemma import GEMMA, GEMMA2, GEMMA3
@@ -42,6 +43,8 @@ def describe(path: str | Path) -> ConfigDict:
       CheckpointError: no such folder, or no weights in it that can be read. ConfigError: a model that fmjax has not.
     """
     folder = locate(path)
+    if peft.is_folder(folder):
+        return describe(peft.base_of(folder))
     family, config = _family(folder)
     return _described(folder, family, config, family.tensors(folder))
 
@@ -49,11 +52,16 @@ def describe(path: str | Path) -> ConfigDict:
 def load(path: str | Path) -> tuple[nn.Module, dict[str, Any]]:
     """(module, params) of a folder or hub id: a nested dict of numpy arrays in float32, at our addresses.
 
+    An adapter's folder, in the layout of PEFT, gives its base with the adapter merged in.
+
     Raises:
       CheckpointError: as `describe`, and tensors that are missing, unexpected or of another shape (it lists them).
       ConfigError: a model that fmjax has not.
     """
     folder = locate(path)
+    if peft.is_folder(folder):
+        module, params = load(peft.base_of(folder))
+        return module, peft.merged(folder, family_of(module), module, params)
     family, config = _family(folder)
     tensors = family.tensors(folder)
     module = build(_described(folder, family, config, tensors))
@@ -119,7 +127,8 @@ def family_of(module: nn.Module) -> Family:
 
 def kept(path: str | Path) -> Json:
     """The lines of a folder's config.json that `save` may keep."""
-    config = read_config(locate(path))
+    folder = locate(path)
+    config = read_config(locate(peft.base_of(folder)) if peft.is_folder(folder) else folder)
     return {key: config[key] for key in KEPT if config.get(key) is not None}
 
 

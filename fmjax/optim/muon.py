@@ -5,15 +5,14 @@ Matrices are picked by address and seen as (in, out): attention kernels (D, H, K
 convolutions with everything but the last axis flattened, layers stacked by `nn.scan` one by one.
 """
 
-import functools
 import math
-import re
 from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from fmjax.core.axes import SHAPES, axes_of, check_shapes, sizes
 from fmjax.core.errors import ConfigError
 from fmjax.core.trees import map_with_address, matches
 from fmjax.core.types import Tree
@@ -29,19 +28,6 @@ from fmjax.optim.assemble import (
     partition,
 )
 
-# (pattern, axes): "d|hk" reads as in d, out h*k; axes before a comma are a stack of matrices. The first
-# pattern that matches the address and has as many axes as the weight counts.
-SHAPES = (
-    (r"(query|key|value)/kernel$", "d|hk"),
-    (r"(query|key|value)/kernel$", "l,d|hk"),
-    (r"out/kernel$", "hk|d"),
-    (r"out/kernel$", "l,hk|d"),
-    (r"conv[^/]*/kernel$", "wi|o"),
-    (r"kernel$", "i|o"),
-    (r"kernel$", "l,i|o"),
-    (r"kernel$", "hwi|o"),
-)
-_AXES = re.compile(r"(?:([a-z]+),)?([a-z]+)\|([a-z]+)")
 _QUINTIC = (3.4445, -4.7750, 2.0315)  # steepest at 0; leaves singular values between about 0.7 and 1.2
 
 
@@ -92,9 +78,7 @@ def muon(
     check_numbers(momentum=(momentum, 0, 1), b1=(b1, 0, 1), b2=(b2, 0, 1), eps=(eps, 0, None))
     check_numbers(iterations=(iterations, 1, None), **({} if rms is None else {"rms": (rms, 0, None)}))
     check_patterns([muon_on, adamw_on, *(pattern for pattern, _ in shapes)])
-    for pattern, axes in shapes:
-        if not _AXES.fullmatch(axes):
-            raise ConfigError(f"shapes: {axes!r} for {pattern!r} is not of the form 'd|hk' or 'l,d|hk'")
+    check_shapes(shapes)
     if dtype not in ("float32", "bfloat16", "float16"):
         raise ConfigError(f"dtype={dtype!r}: give float32, bfloat16 or float16")
 
@@ -134,7 +118,7 @@ def orthogonal(
     shapes = tuple(shapes)
 
     def init(params: Tree) -> Tree:
-        map_with_address(lambda name, w: axes_of(name, w.ndim, shapes), params)  # refuse before step 0
+        map_with_address(lambda name, w: _axes(name, w.ndim, shapes), params)  # refuse before step 0
         return {"mu": jax.tree.map(jnp.zeros_like, params)}
 
     def update(grads: Tree, state: Tree, params: Tree = None, **extra) -> tuple[Tree, Tree]:
@@ -142,7 +126,7 @@ def orthogonal(
         ahead = jax.tree.map(lambda g, m: beta * m + (1 - beta) * g, grads, mu) if nesterov else mu
 
         def along(name: str, x: jax.Array) -> jax.Array:
-            stack, rows, columns = _sizes(x.shape, axes_of(name, x.ndim, shapes))
+            stack, rows, columns = sizes(x.shape, _axes(name, x.ndim, shapes))
             way = newton_schulz(x.reshape(stack, rows, columns).astype(dtype), iterations).astype(x.dtype)
             scale = math.sqrt(max(1, columns / rows)) if rms is None else rms * math.sqrt(max(rows, columns))
             return scale * way.reshape(x.shape)
@@ -166,23 +150,15 @@ def newton_schulz(x: jax.Array, iterations: int = 5) -> jax.Array:
     return jax.lax.fori_loop(0, iterations, polynomial, x)  # a loop compiles twice as fast as its iterations
 
 
-@functools.lru_cache(maxsize=4096)
-def axes_of(name: str, ndim: int, shapes: tuple[tuple[str, str], ...]) -> tuple[int, int, int]:
+def _axes(name: str, ndim: int, shapes: tuple[tuple[str, str], ...]) -> tuple[int, int, int]:
     """How many axes of the weight are (stack, in, out).
 
     Raises:
       ConfigError: no pattern with so many axes matches the address.
     """
-    for pattern, text in shapes:
-        stack, rows, columns = _AXES.fullmatch(text).groups(default="")
-        if len(stack + rows + columns) == ndim and matches(pattern, name):
-            return len(stack), len(rows), len(columns)
+    if found := axes_of(name, ndim, shapes):
+        return found
     raise ConfigError(
         f"muon cannot tell which of the {ndim} axes of {name} are in and out: add it to shapes, such as "
         f"('{name.rsplit('/', 2)[-2]}/kernel$', 'l,i|o'), or to adamw_on"
     )
-
-
-def _sizes(shape: tuple[int, ...], axes: tuple[int, int, int]) -> tuple[int, int, int]:
-    stack, rows, _ = axes
-    return math.prod(shape[:stack]), math.prod(shape[stack : stack + rows]), math.prod(shape[stack + rows :])

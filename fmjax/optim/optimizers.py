@@ -8,14 +8,15 @@ import optax
 
 from fmjax.core.errors import ConfigError
 from fmjax.optim import directions
+from fmjax.optim.anchored import gradually, toward_start
 from fmjax.optim.assemble import MATRICES, Optimizer, Rate, check_numbers, descend, frozen
 from fmjax.optim.by_address import by_address, layerwise
 from fmjax.optim.muon import muon
 from fmjax.optim.plateau import plateau
 
 __all__ = [
-    "Optimizer", "adafactor", "adam", "adamw", "by_address", "descend", "frozen", "layerwise", "lion", "muon",
-    "plateau", "sgd",
+    "Optimizer", "adafactor", "adam", "adamw", "by_address", "descend", "frozen", "gradually", "layerwise", "lion",
+    "muon", "plateau", "sgd", "toward_start",
 ]  # fmt: skip
 
 

@@ -197,6 +197,13 @@ class Checkpoints:
             raise CheckpointError(f"{self.folder} has no frozen weights {digest}; there is {_listed(there)}")
         return self._read(self.folder / "frozen" / digest, target, False)[0]
 
+    def frozen_leaves(self, digest: str) -> dict[str, dict[str, Any]]:
+        """{address: {"shape", "dtype", "digest"}} of weights saved by `save_frozen`."""
+        there = folders.frozen(self.folder)
+        if digest not in there:
+            raise CheckpointError(f"{self.folder} has no frozen weights {digest}; there is {_listed(there)}")
+        return folders.read_manifest(self.folder / "frozen" / digest)["leaves"]
+
     def check(self) -> None:
         """Raise the error of a save that has failed in the background; costs nothing."""
         if not self._saver.busy():

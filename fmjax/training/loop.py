@@ -11,7 +11,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from fmjax.core.errors import CheckpointError, UserError
-from fmjax.core.trees import count
+from fmjax.core.trees import count, nbytes
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.evaluation import Evaluations
 from fmjax.training.feed import Feed, feed_of
@@ -302,6 +302,8 @@ class Loop:
                 "compile_seconds": round(feed.compiled.seconds, 3),
                 "first_step_seconds": round(time.perf_counter() - self.began, 3),
                 "parameters": count(self.program.abstract.params),
+                "frozen_parameters": count(self.program.abstract.frozen),
+                "optimizer_bytes": nbytes(self.program.abstract.opt_state),
                 "flops_per_step": self.costs.get("flops_per_step"),
                 "batch_size": self.data.batch_size,
             }

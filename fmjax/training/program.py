@@ -15,10 +15,11 @@ from jax.sharding import Mesh, NamedSharding
 
 from fmjax.core.errors import ConfigError
 from fmjax.core.nets import Net, Objective
+from fmjax.core.trees import flatten
 from fmjax.core.types import Batch, Mean, Tree
 from fmjax.sharding.mesh import replicated, row_sharding, row_shards
 from fmjax.sharding.rules import shard_like, shard_params
-from fmjax.training.state import NOTHING, Merge, State, begin, bind, replaced
+from fmjax.training.state import NOTHING, Merge, Split, State, begin, bind, init_weights, replaced
 from fmjax.training.step import make_step
 
 HOST_ONLY = ("text",)
@@ -45,7 +46,7 @@ class Program:
       optimizers: {player: Optimizer}.
       seed: of the run; weights, dropout and everything random on the device follow from it.
       sharding: recipe of sharding/rules.py.
-      frozen, merge, load: see training/state.py.
+      frozen, merge, load, split: see training/state.py.
       initial: has `read(params) -> {net: {address: array}}`, weights from elsewhere that replace fresh ones, and may
         have `read_mutable`, which says the same of running statistics.
       example: one global host batch, for shapes.
@@ -67,6 +68,7 @@ class Program:
     merge: Merge = dataclasses.field(default_factory=dict)
     load: Callable[[dict], dict] | None = None
     initial: Any = None
+    split: Split | None = None
 
     def __post_init__(self) -> None:
         if self.ema is not None and not 0 <= self.ema < 1:
@@ -101,14 +103,14 @@ class Program:
 
         return begin(
             self.modules, self.objective, self.optimizers, batch, rng, frozen, self.merge, load, self.ema is not None,
-            mutable,
+            mutable, self.split,
         )  # fmt: skip
 
     @cached_property
     def abstract(self) -> State:
         """Shape, dtype and sharding of every leaf of the state, without computing any."""
         shapes = jax.eval_shape(self._begin, self.device_example, jax.random.key(self.seed), dict(self.frozen))
-        nets = {**shapes.frozen, **shapes.params}
+        nets = {**flatten(shapes.frozen), **flatten(shapes.params)}  # a net may have weights in both
         places = shard_params(nets, self.mesh, self.sharding)
         shardings = shard_like(shapes, nets, places, self.mesh)
         return jax.tree.map(lambda x, s: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=s), shapes, shardings)
@@ -128,7 +130,18 @@ class Program:
     @cached_property
     def given(self) -> dict[str, dict[str, Any]]:
         """{net: {address: array}} of the weights that do not begin fresh; read when first asked for."""
-        return {} if self.initial is None else self.initial.read(self.abstract.params)
+        return {} if self.initial is None else self.initial.read(self.undivided)
+
+    @cached_property
+    def undivided(self) -> dict[str, Tree]:
+        """{net: shapes of its weights} of what does not begin frozen, before `split` divides them."""
+
+        def fresh(batch: Batch, rng: jax.Array) -> dict:
+            return init_weights(self.modules, self.objective, batch, rng, self.frozen)[0]
+
+        if self.split is None:
+            return self.abstract.params
+        return jax.eval_shape(fresh, self.device_example, jax.random.key(self.seed))
 
     @cached_property
     def given_mutable(self) -> dict[str, dict[str, Any]]:
@@ -275,6 +288,4 @@ def batch_digest(batch: Mapping[str, np.ndarray]) -> str:
 
 def describe(shardings: Tree) -> dict[str, str]:
     """{address: spec} of every leaf that is split."""
-    from fmjax.core.trees import flatten
-
     return {k: str(s.spec) for k, s in flatten(shardings).items() if isinstance(s, NamedSharding) and any(s.spec)}

@@ -177,6 +177,9 @@ def _sentence(record: Mapping[str, Any]) -> str:
         if "compile_seconds" in record:
             words.append(f"compiled in {float(record['compile_seconds']):.1f} s")
         words += [f"{compact(record['parameters'])} parameters"] if "parameters" in record else []
+        if record.get("frozen_parameters"):
+            words.append(f"{compact(record['frozen_parameters'])} frozen")
+            words.append(f"{compact(record['optimizer_bytes'])}B of optimizer")
         words += [f"{compact(record['flops_per_step'])}FLOP a step"] if record.get("flops_per_step") else []
         return "start " + ", ".join(words)
     if kind != "event" or record.get("event") == "saved":

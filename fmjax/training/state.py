@@ -16,6 +16,7 @@ from fmjax.core.types import Batch, Tree
 
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 Merge = Mapping[str, Callable[[Tree, Tree], Tree]]  # {net: (frozen, own) -> weights}: where an adapter comes in
+Split = Callable[[dict, jax.Array], tuple[dict, dict]]  # (params, key) -> (own, frozen): the other way
 
 
 @flax.struct.dataclass
@@ -89,6 +90,7 @@ def begin(
     load: Callable[[dict], dict] = lambda params: params,
     averaged: bool = False,
     given: Mapping[str, Mapping[str, Any]] = NOTHING,
+    split: Split | None = None,
 ) -> State:
     """Initialise the weights, load others over them, then make the optimizers' states, then the carry.
 
@@ -101,9 +103,13 @@ def begin(
       load: params -> params.
       averaged: keep running averages of the weights.
       given: {net: {address: array}} of running statistics that replace fresh ones.
+      split: divides the weights, when they are loaded, into what moves and more that is frozen.
     """
     params, mutable = init_weights(modules, objective, batch, rng, frozen)
     params, mutable = load(params), replaced(mutable, given)
+    if split is not None:
+        params, base = split(params, jax.random.fold_in(rng, len(modules) + 1))
+        frozen = {**frozen, **base}
     for player in objective.players:
         if missing := set(player.nets) - params.keys():
             raise ConfigError(f"player {player.name!r} moves {', '.join(missing)}, which has no weights of its own")
