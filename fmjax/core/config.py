@@ -38,15 +38,15 @@ def call(fn: Callable, **kwargs: Any) -> ConfigDict:
     types_, known = hints(fn), inspect.signature(fn).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         for key in kwargs.keys() - known.keys():
-            raise ConfigError(f"{_name(fn)} takes no {key!r}; {did_you_mean(key, known.keys() - HIDDEN)}")
+            raise ConfigError(f"{name_of(fn)} takes no {key!r}; {did_you_mean(key, known.keys() - HIDDEN)}")
     defaults = {k: p.default for k, p in known.items() if k not in HIDDEN and _plain(p.default)}
     try:
         fields = {k: _note(v, types_.get(k)) for k, v in {**defaults, **kwargs}.items()}
-        return ConfigDict({"call": _name(fn), **fields})
+        return ConfigDict({"call": name_of(fn), **fields})
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(f"{_name(fn)}: {error}") from None
+        raise ConfigError(f"{name_of(fn)}: {error}") from None
 
 
 def build(node: Any, at: str = "config", **late: Any) -> Any:
@@ -214,7 +214,7 @@ def _note(v: Any, hint: Any = None) -> Any:
     if isinstance(v, (list, tuple)):
         return tuple(_note(x) for x in v)
     known = (ConfigDict, FieldReference)
-    return ConfigDict({"ref": _name(v)}) if callable(v) and not isinstance(v, known) else v
+    return ConfigDict({"ref": name_of(v)}) if callable(v) and not isinstance(v, known) else v
 
 
 def hints(fn: Any) -> dict[str, Any]:
@@ -235,7 +235,12 @@ def members(hint: Any) -> tuple:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
-def _name(fn: Callable) -> str:
+def name_of(fn: Callable) -> str:
+    """How a config names a callable, "package.module:name".
+
+    Raises:
+      ConfigError: it is not public and at module level.
+    """
     path = f"{fn.__module__}:{getattr(fn, '__qualname__', '<')}"
     if "<" in path or path.startswith("_") or "._" in path:
         raise ConfigError(f"a config cannot name {path}: define a public function at module level")

@@ -11,6 +11,7 @@ import optax
 
 from fmjax.core.errors import ConfigError, DataError
 from fmjax.core.nets import Net, Objective
+from fmjax.core.traced import matters
 from fmjax.core.types import Batch, Mean, Tree
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (key, images) -> images
@@ -199,7 +200,7 @@ class Classify(Supervised):
         return {"accuracy": Mean.of(outputs.argmax(-1) == labels, batch["valid"])}
 
     def _entropy(self, outputs: jax.Array, labels: jax.Array) -> jax.Array:
-        if not self.smoothing:
+        if not matters(self.smoothing):
             return optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
         hard = jax.nn.one_hot(labels, outputs.shape[-1])
         return optax.softmax_cross_entropy(outputs, optax.smooth_labels(hard, self.smoothing))
