@@ -22,7 +22,7 @@ def line_of(
     *,
     config: str,
     code: Mapping[str, Any],
-    numbers: Mapping[str, float] = {},  # noqa: B006 - never changed
+    numbers: Mapping[str, float] = {},
     error: str | None = None,
     seconds: float = 0.0,
     batches: str | None = None,
@@ -68,7 +68,7 @@ def append(path: Path, line: Mapping[str, Any]) -> None:
     text = json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        torn = path.is_file() and not path.read_bytes()[-1:] in (b"\n", b"")  # a kill in the middle of a line
+        torn = path.is_file() and path.read_bytes()[-1:] not in (b"\n", b"")  # a kill in the middle of a line
         with open(path, "ab", buffering=0) as file:
             file.write(("\n" * torn + text).encode())
     except OSError as error:
