@@ -23,7 +23,7 @@ from fmjax.core.config import build
 from fmjax.core.durations import resolve
 from fmjax.core.errors import ConfigError
 from fmjax.population_member import Member
-from fmjax.population_program import Stacked
+from fmjax.population_program import TRACEABLE, Stacked, numbers, skeleton
 from fmjax.run import Run
 from fmjax.study import slug, written
 from fmjax.training.interrupts import Interrupts
@@ -37,7 +37,9 @@ def fit_population(
     workdir: str | Path | None = None,
     overrides: Sequence[str] = (),
 ) -> list[Run]:
-    """Train every combination of seeds and numbers in one program; folders that hold these runs already are resumed.
+    """Train every combination of seeds and numbers together; folders that hold these runs already are resumed.
+
+    A number that is 0 for some members, which leaves a term of the step out, makes a program of its own for them.
 
     Args:
       config: a ConfigDict, or the path of a config file (":variant" may follow).
@@ -47,7 +49,8 @@ def fit_population(
       overrides: as on the command line, for all.
 
     Returns:
-      The runs, seeds fastest; one that failed has the word "failed" and its `error`, and did not stop the others.
+      The runs, seeds fastest; one that failed has the word "failed" and its `error`, and did not stop the others. After
+      a signal those that were begun, "interrupted".
 
     Raises:
       UserError: one line about what is wrong in the config, the data or a folder.
@@ -65,7 +68,21 @@ def fit_population(
         folders.append(Path(workdir) / name / f"seed_{seed}" if workdir is not None else None)
     if not configs:
         raise ConfigError("a population needs a seed, and a value for each number")
-    return fit_members(configs, folders, changed)
+    for key in over:
+        if f"config.{key}" not in numbers(configs[0]):
+            raise ConfigError(
+                f"--config.{key} cannot vary inside one program: only numbers such as 0.1 of {', '.join(TRACEABLE)} can"
+            )
+    alike: dict[str, list[int]] = {}
+    for i, one in enumerate(configs):
+        alike.setdefault(str(skeleton(one)), []).append(i)
+    runs: dict[int, Run] = {}
+    for own in alike.values():
+        made = fit_members([configs[i] for i in own], [folders[i] for i in own], [changed[i] for i in own])
+        runs |= zip(own, made, strict=True)
+        if any(run.word == "interrupted" for run in made):
+            break
+    return [runs[i] for i in sorted(runs)]
 
 
 def fit_members(
@@ -108,12 +125,16 @@ def _possible(config: ConfigDict) -> None:
     if jax.process_count() > 1:
         raise ConfigError("a population runs in one process")
     if config.early_stop is not None:
-        raise ConfigError("--config.early_stop: members of a population end together; set it to None, or run them alone")
+        raise ConfigError(
+            "--config.early_stop: members of a population end together; set it to None, or run them alone"
+        )
     if config.nan.action == "rollback":
         raise ConfigError("--config.nan.action=rollback: members of a population do not go back; take stop or skip")
     wide = {axis: size for axis, size in config.mesh.items() if axis != "data" and size != 1}
     if wide:
-        raise ConfigError(f"--config.mesh.{next(iter(wide))}: a member of a population lies on one device; leave it at 1")
+        raise ConfigError(
+            f"--config.mesh.{next(iter(wide))}: a member of a population lies on one device; leave it at 1"
+        )
 
 
 def _start(stacked: Stacked, members: Sequence[Member]) -> tuple[Any, int]:
@@ -192,5 +213,3 @@ def _drain(compiled: Any, members: Sequence[Member], pending: list, seconds: flo
                 numbers = compiled.unpack(np.asarray(packed[member.number]))
                 member.report(step, when, numbers, speed, digests[member.seed])
     pending.clear()
-
-

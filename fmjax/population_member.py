@@ -108,7 +108,9 @@ class Member:
         sizes = {"parameters": count(program.abstract.params), "batch_size": self.parts.data.batch_size}
         self.write({"kind": "start", "step": step, "time": time.time(), **facts, **sizes})
 
-    def report(self, step: int, when: float, metrics: Mapping[str, float], speed: Mapping[str, float], batch: str) -> None:
+    def report(
+        self, step: int, when: float, metrics: Mapping[str, float], speed: Mapping[str, float], batch: str
+    ) -> None:
         """Write what a step said; one that is not finite ends this member, or was skipped."""
         wrong = any(value for name, value in metrics.items() if name.rpartition("/")[2] == "nonfinite")
         said = {name: value for name, value in metrics.items() if name.rpartition("/")[2] != "nonfinite"}

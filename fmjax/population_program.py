@@ -39,8 +39,11 @@ def numbers(config: ConfigDict) -> dict[str, float]:
 
 
 def skeleton(config: ConfigDict) -> dict[str, Any]:
-    """All of a config but the seed and those numbers; configs with one skeleton fit into one population."""
-    masked = dict.fromkeys(numbers(config), "(number)") | {"config.seed": "(seed)"}
+    """All of a config but the seed and those numbers; configs with one skeleton fit into one program.
+
+    A number that is 0 stays: it leaves a term out, and with it perhaps a part of the state (momentum, say).
+    """
+    masked = {path: "(number)" for path, value in numbers(config).items() if value} | {"config.seed": "(seed)"}
     return {path: masked.get(path, repr(value)) for path, _, _, value in walk(config)}
 
 
@@ -79,7 +82,9 @@ class Stacked:
         self.seeds = [config.seed for config in configs]
         self.values = traced(configs)
         if self.program.objective.changes():
-            raise ConfigError("--config.objective: it changes in stages, which a population cannot; run its members alone")
+            raise ConfigError(
+                "--config.objective: it changes in stages, which a population cannot; run its members alone"
+            )
         self._try(list(self.values))
         # Members lie on as many devices as divide them evenly.
         devices = jax.devices()
@@ -96,15 +101,19 @@ class Stacked:
         try:
             jax.eval_shape(self._step, self.program.abstract, example, unknown)
             jax.eval_shape(self._begin, example, jax.random.key(0), unknown, {}, self.program.abstract.frozen)
-        except (jax.errors.JAXTypeError, TypeError, ConfigError) as error:  # with values known, all of this was made before
+        except (
+            jax.errors.JAXTypeError,
+            TypeError,
+            ConfigError,
+        ) as error:  # with values known, all of this was made before
             if len(paths) > 1:
                 for path in paths:
                     self._try([path])
             if not paths:
                 raise
             raise ConfigError(
-                f"--{paths[0]} is used where Python must know its value ({type(error).__name__}): it cannot vary inside "
-                "one program; run those apart"
+                f"--{paths[0]} is used where Python must know its value ({type(error).__name__}): it cannot vary "
+                "inside one program; run those apart"
             ) from None
 
     # ---- one member --------------------------------------------------------------------------------
@@ -146,7 +155,9 @@ class Stacked:
     @cached_property
     def shardings(self) -> State:
         """Where the stacked state lies: members apart, frozen weights everywhere."""
-        return jax.tree.map(lambda axis: self.together if axis is None else self.apart, AXES, is_leaf=lambda x: x is None)
+        return jax.tree.map(
+            lambda axis: self.together if axis is None else self.apart, AXES, is_leaf=lambda x: x is None
+        )
 
     @cached_property
     def _values(self) -> dict[str, jax.Array]:

@@ -130,35 +130,45 @@ def _compare(row: Row, base: Row, lines: Mapping[tuple[str, int], Line]) -> None
         row.batches = "same" if all(x == y for x, y in pairs) else "other"
 
 
-def markdown(study: Study, found: Sequence[Row], code: Sequence[str] = ()) -> str:
+def failures(study: Study, lines: Mapping[tuple[str, int], Line]) -> list[str]:
+    """Every run that failed or did not run, those of changes that were not chosen included."""
+    own = [(name, seed) for name in study.changes for seed in study.seeds]
+    said = [
+        f"{name}, seed {seed} failed: {lines[name, seed].get('error')}"
+        for name, seed in own
+        if (name, seed) in lines and lines[name, seed]["status"] != "finished"
+    ]
+    missing = [f"{name}, seed {seed}" for name, seed in own if (name, seed) not in lines]
+    return said + ([f"{len(missing)} of {len(own)} runs are missing, the first {missing[0]}"] if missing else [])
+
+
+def markdown(study: Study, found: Sequence[Row], failures: Sequence[str] = (), code: Sequence[str] = ()) -> str:
     """The table, what failed, and how to read it."""
     better = "lower" if study.lower_is_better else "higher"
     out = [f"# {study.title}\n"] if study.title else []
     out.append(f"`{study.metric}` ({better} is better), base `{found[0].change}`, seeds {_listed(study.seeds)}.\n")
-    out.append(
-        "| change | runs | mean ± spread | 95% interval | difference from the base | / seed noise | p (Holm) | batches |"
-    )
-    out.append("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    names = ("change", "runs", "mean ± spread", "95% interval", "difference from the base", "/ seed noise", "p (Holm)")
+    out += [f"| {' | '.join((*names, 'batches'))} |", "| --- " * 8 + "|"]
     for row in found:
-        n = f"{len(row.values)}" + (f", {len(row.failed)} failed" if row.failed else "")
-        n += f", {len(row.missing)} missing" if row.missing else ""
-        mean = _pm(row.mean.value, row.spread) if row.mean else "-"
+        counted = (("failed", row.failed), ("missing", row.missing))
+        mean, apart = row.mean, row.difference
         cells = [
-            row.change, n, mean,
-            f"[{row.mean.low:.4g}, {row.mean.high:.4g}]" if row.mean and len(row.values) > 1 else "-",
-            f"{row.difference.value:+.3g} [{row.difference.low:+.3g}, {row.difference.high:+.3g}]" if row.difference else "-",
+            row.change,
+            ", ".join([str(len(row.values)), *(f"{len(bad)} {word}" for word, bad in counted if bad)]),
+            _pm(mean.value, row.spread) if mean else "-",
+            f"[{mean.low:.4g}, {mean.high:.4g}]" if mean and len(row.values) > 1 else "-",
+            f"{apart.value:+.3g} [{apart.low:+.3g}, {apart.high:+.3g}]" if apart else "-",
             f"{row.noise:+.1f}" if not math.isnan(row.noise) else "-",
             f"{row.p:.2g}" if not math.isnan(row.p) else "-",
             row.batches or "-",
-        ]  # fmt: skip
-        out.append("| " + " | ".join(str(cell).replace("|", "\\|") for cell in cells) + " |")
-    out.append("")
-    out += [f"- {row.change}, seed {seed} failed: {error}" for row in found for seed, error in row.failed.items()]
+        ]
+        out.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    out += ["", *(f"- {failure}" for failure in failures)]
     if study.choose:
         out.append(f"The best of each group by the mean of `{study.choose}`.")
     out.append(
-        "Spread: standard deviation over seeds. Intervals: bootstrap over seeds (2,000 resamples), for differences over "
-        "pairs of one seed; with fewer than about ten seeds they are too narrow. p: paired t-test, corrected for "
+        "Spread: standard deviation over seeds. Intervals: bootstrap over seeds (2,000 resamples), for differences "
+        "over pairs of one seed; with fewer than about ten seeds they are too narrow. p: paired t-test, corrected for "
         f"{len(found) - 1} comparisons. Batches: whether a seed gave both runs the same ones."
     )
     if code:
@@ -195,7 +205,7 @@ def write(study: Study, results: Path, folder: Path, mix: bool = False) -> str:
     if not mix:
         sweep_results.one_code(own.values())
     found = rows(study, own)
-    text = markdown(study, found, sorted({in_words(line["code"]) for line in own.values()}))
+    text = markdown(study, found, failures(study, own), sorted({in_words(line["code"]) for line in own.values()}))
     sweep_results.write_whole(folder / "table.md", text)
     sweep_results.write_whole(folder / "table.csv", table_csv(found))
     try:

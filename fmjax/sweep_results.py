@@ -1,4 +1,4 @@
-"""Lines of results.jsonl: what each run of a study ended with, appended whole, read back; the last line of a run counts."""
+"""Lines of results.jsonl: what each run of a study ended with; the last line of a run is the one that counts."""
 
 import datetime
 import hashlib

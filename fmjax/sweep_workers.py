@@ -13,7 +13,7 @@ def run_in_processes(plan: Any, left: Sequence[int], processes: int) -> bool:
     """Run what is left of a plan; False when it was interrupted.
 
     A worker that dies (out of memory, say) costs the run it was at, which is recorded as failed with the signal or
-    exit code; another worker takes its place. An interrupt is passed on: the runs save, and go on with the next command.
+    exit code; another worker takes its place. An interrupt is passed on: the runs save, and go on when asked again.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share an accelerator's memory
     waiting, busy, whole = list(left), {}, True
@@ -29,11 +29,10 @@ def run_in_processes(plan: Any, left: Sequence[int], processes: int) -> bool:
                 if line is not None:
                     plan.take(worker.index, line)
                 whole = whole and line is not None
-                if not alive:
-                    workers.remove(worker)
-                    worker = _Worker(plan)
-                    workers.append(worker)
                 if waiting and whole:
+                    if not alive:
+                        worker = _Worker(plan)
+                        workers.append(worker)
                     busy[worker.give(waiting.pop(0))] = worker
         return whole
     except KeyboardInterrupt:

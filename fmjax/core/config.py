@@ -95,6 +95,8 @@ def parse(config: ConfigDict, argv: list[str]) -> dict[str, Any]:
     swapped: dict[str, Any] = {}
     try:
         rest = [arg for arg in argv if not _swap(config, arg, swapped)]
+        for arg in rest:
+            _must_exist(config, arg)
         values = flags.FlagValues()
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["fmjax", *rest])
         left = values(["fmjax", *rest])[1:]
@@ -182,6 +184,16 @@ def _swap(config: ConfigDict, arg: str, swapped: dict[str, Any]) -> bool:
         return False  # a string that happens to hold a colon
     swapped[path] = value
     return True
+
+
+def _must_exist(config: ConfigDict, arg: str) -> None:
+    """Refuse a key that is not there in the words of this house; what holds an index is left to absl."""
+    path, equals, _ = arg.removeprefix("--config.").partition("=")
+    if not arg.startswith("--config.") or not equals or "[" in path:
+        return
+    holder = config
+    for key in path.split("."):
+        holder = _child(holder, key, path)
 
 
 def _child(holder: Any, key: str, path: str) -> Any:
