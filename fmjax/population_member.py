@@ -98,7 +98,7 @@ class Member:
                 self.evaluations.recall(record)
         self._saved = step
         self.event("resumed", step)
-        return state.replace(frozen=self.parts.program.frozen)
+        return state.replace(frozen=dict(self.parts.program.frozen))
 
     # ---- what it says ------------------------------------------------------------------------------
     def started(self, step: int, compile_seconds: float, seconds: float) -> None:

@@ -130,7 +130,7 @@ def test_results_of_other_code_are_mixed_only_when_asked(swept, tmp_path):
     results.write_text("".join(json.dumps(line) + "\n" for line in other))
     args = [SICK, f"--workdir={folder}", f"--results={results}"]
     for more in ([], ["--report"]):
-        with pytest.raises(ConfigError, match="3 results are of source one .*say --mix"):
+        with pytest.raises(ConfigError, match=r"3 results are of source one .*say --mix"):
             sweep.main([*args, *more])
     assert sweep.main([*args, "--report", "--mix"]) == 0
     assert "SEVERAL VERSIONS OF THE CODE" in (tmp_path / "table.md").read_text()
@@ -233,7 +233,7 @@ def test_the_report_writes_a_table_its_numbers_and_a_figure(swept, tmp_path, cap
     assert capsys.readouterr().out.strip() == text.strip()
     assert "| sick | 0, 2 failed | - |" in text
     assert "- sick, seed 1 failed: the loss or gradient is not finite" in text
-    rows = list(csv.DictReader((tmp_path / "table.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "table.csv").read_text().splitlines()))
     own = [r["numbers"]["validation/loss"] for r in lines(swept[0]) if r["change"] == "rate=0.2"]
     assert float(rows[1]["mean"]) == pytest.approx(np.mean(own), rel=1e-12)
     assert float(rows[1]["spread"]) == pytest.approx(np.std(own, ddof=1), rel=1e-9)
@@ -246,5 +246,5 @@ def test_results_that_are_none_are_named_by_line(tmp_path):
     with pytest.raises(DataError, match="has no run of this study"):
         sweep.main([SICK, f"--results={results}", "--report"])
     results.write_text('{"change": "base"}\n')
-    with pytest.raises(DataError, match="line 1: a result has .*'seed' is missing"):
+    with pytest.raises(DataError, match=r"line 1: a result has .*'seed' is missing"):
         sweep.main([SICK, f"--results={results}", "--report"])
