@@ -41,9 +41,9 @@ def trained(tmp_path_factory):
     return config, flags, fit_members(configs, [folder / str(m) for m in range(3)])
 
 
-@pytest.mark.parametrize("m", [1, 2])
-def test_a_member_is_its_solo_run(trained, tmp_path, m):
+def test_a_member_is_its_solo_run(trained, tmp_path):
     config, flags, runs = trained
+    m = 2  # neither its seed nor its numbers are the first member's
     solo = fit(copy.deepcopy(config), tmp_path, flags[m], progress=False)
     same(runs[m].state.params, solo.state.params, 1e-5)
     same(runs[m].state.ema, solo.state.ema, 1e-5)
