@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmjax import study as studies
@@ -31,6 +31,7 @@ def study(changes, **more):
 # ---- sets of changes ----------------------------------------------------------------------------------
 
 
+@settings(max_examples=30)
 @given(AXES)
 def test_a_grid_holds_every_combination_once(axes):
     made = grid(axes)
@@ -46,12 +47,14 @@ def _objects(values):
     return np.array([*values, None], object)[:-1]
 
 
+@settings(max_examples=30)
 @given(AXES)
 def test_a_grid_of_grids_is_their_grid(axes):
     if len({key.rpartition(".")[2] for key in axes}) == len(axes):  # else names are longer together
         assert grid(*(grid({key: values}) for key, values in axes.items())) == grid(axes)
 
 
+@settings(max_examples=30)
 @given(AXES)
 def test_zip_takes_values_in_step(axes):
     short = min(map(len, axes.values()))
@@ -59,6 +62,7 @@ def test_zip_takes_values_in_step(axes):
     assert [[change[key] for change in made] for key in axes] == [values[:short] for values in axes.values()]
 
 
+@settings(max_examples=30)
 @given(AXES)
 def test_one_at_a_time_sets_one_key_and_every_value(axes):
     made = one_at_a_time(axes)
@@ -67,6 +71,7 @@ def test_one_at_a_time_sets_one_key_and_every_value(axes):
     ]
 
 
+@settings(max_examples=30)
 @given(AXES, AXES)
 def test_chain_keeps_order_and_refuses_two_meanings_of_a_name(one, two):
     left, right = one_at_a_time(one), one_at_a_time(two)

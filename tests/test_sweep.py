@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fmjax import study_report, sweep, sweep_results
@@ -164,6 +164,7 @@ def test_holm_of_a_worked_example():
     np.testing.assert_allclose(holm([0.03, np.nan, 0.02]), [0.04, np.nan, 0.04])
 
 
+@settings(max_examples=30)
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6))
 def test_holm_rejects_what_the_step_down_procedure_rejects(p):
     level, corrected, order = 0.05, holm(p), np.argsort(p, kind="stable")
