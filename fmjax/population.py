@@ -113,11 +113,11 @@ def fit_members(
         state, step = _start(stacked, members)
         with Interrupts() as asked:
             state, step, word = _train(stacked, members, state, step, asked, began)
-        runs = []
-        for member in members:
-            own = stacked.member(state, member.number)
-            runs.append(member.end(own, step, word))
-        return runs
+        states = [stacked.member(state, member.number) for member in members]
+        for member, own in zip(members, states, strict=True):
+            if member.error is None and word == "finished":
+                member.save(own, step)  # all are written while the first is evaluated
+        return [member.end(own, step, word) for member, own in zip(members, states, strict=True)]
 
 
 def _possible(config: ConfigDict) -> None:

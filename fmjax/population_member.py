@@ -169,9 +169,11 @@ class Member:
         """The run, as it ended: saved and evaluated where it finished."""
         if self.error is None and word == "finished":
             self.visit(state, step)
-            self.save(state, step, wait=True)
+            self.save(state, step)
             if owed := self.evaluations.owed(step):
                 self.write(self.evaluations.run(state, step, owed))
+            if self.checkpoints:
+                self.checkpoints.wait()  # a run that is called finished has its last checkpoint
             self.event("finished", step)
         word = "failed" if self.error else word
         self.mark(word)

@@ -85,7 +85,8 @@ class Stacked:
             raise ConfigError(
                 "--config.objective: it changes in stages, which a population cannot; run its members alone"
             )
-        self._try(list(self.values))
+        if self.values:
+            self._try(list(self.values))
         # Members lie on as many devices as divide them evenly.
         devices = jax.devices()
         many = math.gcd(len(configs), len(devices))
