@@ -111,9 +111,9 @@ def assemble(
     if not getattr(data, "endless", False):
         raise ConfigError("--config.data: training needs data without end: use pipeline.stream")
     resolve(config, data.examples, data.batch_size)
-    modules = {k: _in_dtype(m, config.dtype) for k, m in _one_or_several(config, "model", "models").items()}
+    modules = {k: _in_dtype(m, config.dtype) for k, m in one_or_several(config, "model", "models").items()}
     run_tokenizer.fits(data.source, modules)
-    optimizers = _one_or_several(config, "optimizer", "optimizers")
+    optimizers = one_or_several(config, "optimizer", "optimizers")
     program = Program(
         modules=modules,
         objective=build(config.objective, "config.objective"),
@@ -147,7 +147,7 @@ def assemble(
     return Parts(config, data, evaluators, program, adapter)
 
 
-def _one_or_several(config: ConfigDict, one: str, several: str) -> dict[str, Any]:
+def one_or_several(config: ConfigDict, one: str, several: str) -> dict[str, Any]:
     """{name: what is built}; a single one is called "model"."""
     if one in config:
         return {"model": build(config[one], f"config.{one}")}

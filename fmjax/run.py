@@ -33,7 +33,14 @@ class Run:
     """A trained (or resumed) run: its numbers, and its weights to predict with."""
 
     def __init__(
-        self, parts: Parts, state: State, step: int, numbers: dict[str, float], folder: Path | None, word: str
+        self,
+        parts: Parts,
+        state: State,
+        step: int,
+        numbers: dict[str, float],
+        folder: Path | None,
+        word: str,
+        error: str | None = None,
     ):
         self.parts, self.state, self.step, self.numbers, self.folder, self.word = (
             parts,
@@ -43,6 +50,7 @@ class Run:
             folder,
             word,
         )
+        self.error = error  # what a member of a population failed with; a run alone raises it
 
     @property
     def config(self) -> ConfigDict:
@@ -96,6 +104,19 @@ class Run:
     def nets(self) -> dict[str, Any]:
         """The nets with their weights, in evaluation mode, to call."""
         return self.parts.program.nets(self.state)
+
+
+def manifest_facts(parts: Parts, saved: bool = True) -> dict[str, Any]:
+    """What the manifest of each of a run's checkpoints says besides its step; `saved` whether there will be any."""
+    config = parts.config
+    return {
+        "config": config_hash(config),
+        "data_fingerprint": parts.data.fingerprint,
+        **run_tokenizer.facts(parts.data.source),
+        "mesh": dict(config.mesh),
+        "sharding": config.sharding if isinstance(config.sharding, str) else "custom",
+        "code": git_sha() if saved else None,
+    }
 
 
 def load_config(home: RunFolder) -> ConfigDict:
@@ -179,14 +200,6 @@ def fit(
     if (log.progress if progress is None else progress) and jax.process_index() == 0:
         writers.append(Progress(config.steps))
     peak = peak_flops(config.dtype)
-    facts = {
-        "config": config_hash(config),
-        "data_fingerprint": parts.data.fingerprint,
-        **run_tokenizer.facts(parts.data.source),
-        "mesh": dict(config.mesh),
-        "sharding": config.sharding if isinstance(config.sharding, str) else "custom",
-        "code": git_sha() if home else None,
-    }
     loop = Loop(
         program=parts.program,
         data=parts.data,
@@ -198,7 +211,7 @@ def fit(
         log=log,
         nan=nan,
         early_stop=early_stop,
-        facts=facts,
+        facts=manifest_facts(parts, home is not None),
         costs={"flops_per_step": flops_per_step(parts.program), "peak_flops": peak and peak * jax.device_count()},
         hooks=hooks,
         began=began,

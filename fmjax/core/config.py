@@ -38,15 +38,15 @@ def call(fn: Callable, **kwargs: Any) -> ConfigDict:
     types_, known = hints(fn), inspect.signature(fn).parameters
     if not any(p.kind is p.VAR_KEYWORD for p in known.values()):
         for key in kwargs.keys() - known.keys():
-            raise ConfigError(f"{_name(fn)} takes no {key!r}; {did_you_mean(key, known.keys() - HIDDEN)}")
+            raise ConfigError(f"{name_of(fn)} takes no {key!r}; {did_you_mean(key, known.keys() - HIDDEN)}")
     defaults = {k: p.default for k, p in known.items() if k not in HIDDEN and _plain(p.default)}
     try:
         fields = {k: _note(v, types_.get(k)) for k, v in {**defaults, **kwargs}.items()}
-        return ConfigDict({"call": _name(fn), **fields})
+        return ConfigDict({"call": name_of(fn), **fields})
     except ConfigError:
         raise
     except ValueError as error:
-        raise ConfigError(f"{_name(fn)}: {error}") from None
+        raise ConfigError(f"{name_of(fn)}: {error}") from None
 
 
 def build(node: Any, at: str = "config", **late: Any) -> Any:
@@ -95,6 +95,8 @@ def parse(config: ConfigDict, argv: list[str]) -> dict[str, Any]:
     swapped: dict[str, Any] = {}
     try:
         rest = [arg for arg in argv if not _swap(config, arg, swapped)]
+        for arg in rest:
+            _must_exist(config, arg)
         values = flags.FlagValues()
         config_flags.DEFINE_config_dict("config", config, flag_values=values, sys_argv=["fmjax", *rest])
         left = values(["fmjax", *rest])[1:]
@@ -184,6 +186,16 @@ def _swap(config: ConfigDict, arg: str, swapped: dict[str, Any]) -> bool:
     return True
 
 
+def _must_exist(config: ConfigDict, arg: str) -> None:
+    """Refuse a key that is not there in the words of this house; what holds an index is left to absl."""
+    path, equals, _ = arg.removeprefix("--config.").partition("=")
+    if not arg.startswith("--config.") or not equals or "[" in path:
+        return
+    holder = config
+    for key in path.split("."):
+        holder = _child(holder, key, path)
+
+
 def _child(holder: Any, key: str, path: str) -> Any:
     if not isinstance(holder, ConfigDict) or key not in holder:
         known = holder.keys() if isinstance(holder, ConfigDict) else []
@@ -214,7 +226,7 @@ def _note(v: Any, hint: Any = None) -> Any:
     if isinstance(v, (list, tuple)):
         return tuple(_note(x) for x in v)
     known = (ConfigDict, FieldReference)
-    return ConfigDict({"ref": _name(v)}) if callable(v) and not isinstance(v, known) else v
+    return ConfigDict({"ref": name_of(v)}) if callable(v) and not isinstance(v, known) else v
 
 
 def hints(fn: Any) -> dict[str, Any]:
@@ -235,7 +247,12 @@ def members(hint: Any) -> tuple:
     return typing.get_args(hint) if typing.get_origin(hint) in (typing.Union, types.UnionType) else (hint,)
 
 
-def _name(fn: Callable) -> str:
+def name_of(fn: Callable) -> str:
+    """How a config names a callable, "package.module:name".
+
+    Raises:
+      ConfigError: it is not public and at module level.
+    """
     path = f"{fn.__module__}:{getattr(fn, '__qualname__', '<')}"
     if "<" in path or path.startswith("_") or "._" in path:
         raise ConfigError(f"a config cannot name {path}: define a public function at module level")

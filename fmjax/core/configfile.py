@@ -26,25 +26,33 @@ def read(spec: str) -> ConfigDict:
     Raises:
       ConfigError: no such file, no `get_config` in it, or a variant that it does not know.
     """
+    path = Path(spec.partition(":")[0])
+    return load(path) if path.suffix == ".json" and path.is_file() else made_by(spec, "get_config")
+
+
+def made_by(spec: str, function: str) -> Any:
+    """What `function` of the file `path/to/file.py[:variant]` returns; the variant is its one argument.
+
+    Raises:
+      ConfigError: no such file or function, or a variant that it does not know.
+    """
     file, _, variant = spec.partition(":")
     path = Path(file)
     if not path.is_file():
         near = sorted(str(p) for p in path.parent.glob("*.py")) if path.parent.is_dir() else []
         raise ConfigError(f"there is no config file {file}; {did_you_mean(file, near)}")
-    if path.suffix == ".json":
-        return load(path)
-    get_config = getattr(_module(path), "get_config", None)
-    if get_config is None:
-        raise ConfigError(f"{file} defines no get_config()")
+    make = getattr(_module(path), function, None)
+    if make is None:
+        raise ConfigError(f"{file} defines no {function}()")
     if not variant:
-        return get_config()
-    parameters = list(inspect.signature(get_config).parameters.values())
+        return make()
+    parameters = list(inspect.signature(make).parameters.values())
     if not parameters:
         raise ConfigError(f"{file} has no variants: {variant!r} is not known")
-    choices = typing.get_args(typing.get_type_hints(get_config).get(parameters[0].name))
+    choices = typing.get_args(typing.get_type_hints(make).get(parameters[0].name))
     if choices and variant not in choices:
         raise ConfigError(f"{file} has no variant {variant!r}; there is {', '.join(map(str, choices))}")
-    return get_config(variant)
+    return make(variant)
 
 
 def _module(path: Path) -> Any:

@@ -76,6 +76,38 @@ def paired_bootstrap(
     return bootstrap(a - b, None, level, resamples, seed)
 
 
+def paired_t(a: np.ndarray, b: np.ndarray) -> float:
+    """Two-sided p-value of Student's t-test that paired values (N,) have equal means; NaN for N < 2.
+
+    It supposes differences that are roughly normal, and holds for few of them, where a bootstrap is too narrow.
+
+    Raises:
+      DataError: two lengths.
+    """
+    from scipy.special import stdtr
+
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.shape != b.shape:
+        raise DataError(f"a paired test compares the same runs: here are {len(a)} and {len(b)}")
+    error = standard_error(a - b)
+    if error == 0:  # all differences are the same
+        return float((a == b).all())
+    return float(2 * stdtr(len(a) - 1, -abs((a - b).mean()) / error)) if len(a) > 1 else float("nan")
+
+
+def holm(p: np.ndarray) -> np.ndarray:
+    """P-values (N,) corrected for being N (Holm 1979): below `level`, all of them together err with that chance.
+
+    NaN, for what could not be tested, stays and does not count.
+    """
+    p = np.asarray(p, np.float64)
+    out, tested = np.full(p.shape, np.nan), np.flatnonzero(np.isfinite(p))
+    order = tested[np.argsort(p[tested], kind="stable")]
+    times = np.arange(len(order), 0, -1)
+    out[order] = np.minimum(np.maximum.accumulate(p[order] * times), 1.0)
+    return out
+
+
 @dataclasses.dataclass(frozen=True)
 class Bootstrapped:
     """A mean with its bootstrap interval: the number, "low" and "high".

@@ -11,6 +11,7 @@ import optax
 
 from fmjax.core.errors import ConfigError, DataError
 from fmjax.core.nets import Net, Objective
+from fmjax.core.traced import is_traced, matters
 from fmjax.core.types import Batch, Mean, Tree
 
 Augment = Callable[[jax.Array, jax.Array], jax.Array]  # (key, images) -> images
@@ -163,7 +164,7 @@ class Classify(Supervised):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.focal < 0 or not all(share > 0 for share in self.priors):
+        if (not is_traced(self.focal) and self.focal < 0) or not all(share > 0 for share in self.priors):
             raise ConfigError(f"focal is 0 or more and priors are above 0, not {self.focal} and {self.priors}")
 
     @property
@@ -214,12 +215,12 @@ class Classify(Supervised):
     def _entropy(self, outputs: jax.Array, labels: jax.Array) -> jax.Array:
         if self.priors:
             outputs = outputs + jnp.log(jnp.asarray(self.priors, jnp.float32))
-        if self.smoothing:
+        if matters(self.smoothing):
             hard = jax.nn.one_hot(labels, outputs.shape[-1])
             losses = optax.softmax_cross_entropy(outputs, optax.smooth_labels(hard, self.smoothing))
         else:
             losses = optax.softmax_cross_entropy_with_integer_labels(outputs, labels)
-        if not self.focal:
+        if not matters(self.focal):
             return losses
         p = jnp.take_along_axis(jax.nn.softmax(outputs), labels[:, None], -1)[:, 0]
         return losses * jnp.maximum(1 - p, 1e-6) ** self.focal  # at 0 a power below 1 has no gradient

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 from fmjax.core.errors import ConfigError
+from fmjax.core.traced import is_traced, matters
 from fmjax.core.trees import addresses, first_match, map_with_address, matches
 from fmjax.core.types import Tree
 from fmjax.optim import schedules
@@ -71,7 +72,7 @@ def descend(
 
     def init(tree: Tree) -> Tree:
         if strict:
-            must_match(tree, decay_on if decay or l2 else MATRICES, freeze, rates)
+            must_match(tree, decay_on if matters(decay) or matters(l2) else MATRICES, freeze, rates)
         return {"count": jnp.zeros((), jnp.int32), "moments": direction.init(prune(tree, alive(tree)))}
 
     def update(grads: Tree, state: Tree, params: Tree, value: Any = None) -> tuple[Tree, Tree]:
@@ -79,13 +80,13 @@ def descend(
         keep, count = alive(params), state["count"]
         grads, weights = prune(grads, keep), prune(params, keep)
         decays = map_with_address(lambda name, _: matches(decay_on, name), weights)
-        if l2:
+        if matters(l2):
             grads = jax.tree.map(lambda yes, g, w: g + l2 * w if yes else g, decays, grads, weights)
         ways, moments = direction.update(grads, state["moments"], weights, count=count)
         now = schedule(count)
 
         def move(yes: bool, times: float, way: jax.Array, w: jax.Array) -> jax.Array:
-            way = way + decay * w if yes and decay else way
+            way = way + decay * w if yes and matters(decay) else way
             return (-now if times == 1 else -(now * times)) * way
 
         times = map_with_address(lambda name, _: next((x for p, x in rates if matches(p, name)), 1.0), weights)
@@ -170,8 +171,13 @@ def check_patterns(patterns: Iterable[str]) -> None:
 
 
 def check_numbers(**numbers: tuple[float, float, float | None]) -> None:
-    """`name=(value, least, below)`: raises ConfigError unless least <= value < below (None: no bound above)."""
+    """`name=(value, least, below)`: raises ConfigError unless least <= value < below (None: no bound above).
+
+    A traced number passes: each of its values was checked before.
+    """
     for name, (value, least, below) in numbers.items():
+        if is_traced(value):
+            continue
         is_number = isinstance(value, (int, float, np.number)) and math.isfinite(value)
         if not is_number or value < least or (below is not None and value >= below):
             limit = "" if below is None else f" and < {below:g}"

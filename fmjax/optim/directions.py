@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fmjax.core.traced import matters
 from fmjax.core.types import Tree
 
 
@@ -17,10 +18,10 @@ def momentum(beta: float, nesterov: bool = False) -> optax.GradientTransformatio
     """The decaying sum of the gradients; `beta` 0 keeps no state. Nesterov looks one step ahead."""
 
     def init(params: Tree) -> Tree:
-        return {"mu": jax.tree.map(jnp.zeros_like, params)} if beta else {}
+        return {"mu": jax.tree.map(jnp.zeros_like, params)} if matters(beta) else {}
 
     def update(grads: Tree, state: Tree, params: Tree = None, **extra) -> tuple[Tree, Tree]:
-        if not beta:
+        if not matters(beta):
             return grads, state
         mu = jax.tree.map(lambda g, m: g + beta * m, grads, state["mu"])
         return jax.tree.map(lambda g, m: g + beta * m, grads, mu) if nesterov else mu, {"mu": mu}

@@ -14,6 +14,7 @@ import optax
 
 from fmjax.core.axes import SHAPES, axes_of, check_shapes, sizes
 from fmjax.core.errors import ConfigError
+from fmjax.core.traced import matters
 from fmjax.core.trees import map_with_address, matches
 from fmjax.core.types import Tree
 from fmjax.optim import directions
@@ -101,7 +102,7 @@ def muon(
     )
 
     def init(tree: Tree) -> Tree:
-        must_match(tree, decay_on if decay else MATRICES, freeze, rates)
+        must_match(tree, decay_on if matters(decay) else MATRICES, freeze, rates)
         return both.init(tree)
 
     def report(state: Tree) -> dict[str, jax.Array]:

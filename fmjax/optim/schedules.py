@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fmjax.core.errors import ConfigError
+from fmjax.core.traced import is_traced
 
 Schedule = Callable[[jax.typing.ArrayLike], jax.Array]
 
@@ -143,7 +144,9 @@ def _cosine(part: jax.Array) -> jax.Array:
 
 def _check_rates(**rates: float) -> None:
     for name, value in rates.items():
-        if not (isinstance(value, (int, float, np.number)) and math.isfinite(value) and value >= 0):
+        if not is_traced(value) and not (
+            isinstance(value, (int, float, np.number)) and math.isfinite(value) and value >= 0
+        ):
             raise ConfigError(f"{name}={value!r}: give a number >= 0")
 
 
