@@ -15,7 +15,7 @@ BELOW = {  # room -> the rooms it may import, besides itself
     "nn": ("core",),
     **dict.fromkeys(MIDDLE, ("core", "nn")),
     "models": ("core", "nn"),
-    "interop": ("core", "models"),
+    "interop": ("core", "nn", "models"),
     "training": ("core", "sharding"),
     "deploy": ("core", "sharding", "training", "decoding"),
 }
