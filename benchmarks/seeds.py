@@ -161,6 +161,16 @@ STUDIES = {
         "sentence embeddings, English captions of test_2016_flickr found by German ones", "test/retrieval_recall_1",
         "configs/language/embeddings_multi30k.py",
     ),
+    "imbalance_none": Study(
+        "MNIST, classes of sizes 1:50, macro F1 on the even test set", "test/f1", "experiments/imbalance/study.py",
+        seeds=5,
+    ),
+    "imbalance_adjusted": Study(
+        "MNIST, classes of sizes 1:50, macro F1 on the even test set, logit adjustment", "test/f1",
+        "experiments/imbalance/study.py", seeds=5, overrides=("--config.objective.remedy=logit adjustment",),
+        baseline=("imbalance_none", "the plain loss"), target="above the plain loss",
+        note="other remedies in experiments/imbalance/table.md",
+    ),
     "chat_sft": Study(
         "chats about SST-2's reviews, answers alone learned, right answer of two", "validation/accuracy",
         "configs/language/chat_sft.py", seeds=1,
