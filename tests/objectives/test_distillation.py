@@ -1,0 +1,85 @@
+"""Distillation: the loss is the paper's, the teacher stays where it was, and a resumed run needs its folder no more."""
+
+import shutil
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy.special import log_softmax
+from stand_ins import course, same, tiny
+
+from fmjax import pretrained
+from fmjax.core.config import call
+from fmjax.core.errors import ConfigError
+from fmjax.models import mlp
+from fmjax.objectives import supervised
+from fmjax.objectives.distillation import Distill
+from fmjax.run import fit
+
+RNG = np.random.default_rng(0)
+STUDENT, TEACHER = (RNG.normal(size=(5, 3)).astype(np.float32) * 2 for _ in range(2))
+LABEL = np.array([0, 1, 2, 2, 0], np.int32)
+BATCH = {"label": LABEL, "valid": np.ones(5, np.float32), "teacher_logits": TEACHER}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 4.0])
+@pytest.mark.parametrize("share", [0.0, 0.7, 1.0])
+def test_the_loss_is_that_of_the_paper(temperature, share):
+    objective = Distill(inputs_from="features", temperature=temperature, share=share)
+    p, q = log_softmax(TEACHER / temperature, -1), log_softmax(STUDENT / temperature, -1)
+    apart = temperature**2 * (np.exp(p) * (p - q)).sum(-1)
+    own = -log_softmax(STUDENT, -1)[np.arange(5), LABEL]
+    np.testing.assert_allclose(
+        objective.losses(jnp.asarray(STUDENT), BATCH), (1 - share) * own + share * apart, rtol=1e-4, atol=1e-5
+    )
+
+
+def test_a_student_that_agrees_has_nothing_to_learn_from_the_teacher():
+    objective = Distill(inputs_from="features", share=1.0)
+    value, slope = jax.value_and_grad(lambda x: objective.losses(x, BATCH).sum())(jnp.asarray(TEACHER))
+    assert abs(value) < 1e-5
+    np.testing.assert_allclose(slope, 0, atol=1e-5)
+
+
+def student(start: str):
+    config = tiny(6)
+    config.models = {
+        "model": call(mlp.MLP, features=(4,), classes=3),
+        "teacher": call(mlp.MLP, features=(8,), classes=3),
+    }
+    del config.model
+    config.objective = call(Distill, inputs_from="features")
+    config.init = call(pretrained.weights, path=start, nets=("teacher",))
+    return config
+
+
+def test_the_teacher_stays_and_a_resumed_run_does_not_need_its_folder(tmp_path):
+    config = tiny(4)
+    config.model = call(mlp.MLP, features=(8,), classes=3)
+    config.objective = call(supervised.Classify, inputs_from="features")
+    teacher = fit(config, tmp_path / "teacher")
+    run = fit(student(str(tmp_path / "teacher")), tmp_path / "whole")
+    same(run.state.params["teacher"], {**teacher.state.params, **teacher.state.ema}["model"])
+    assert "teacher" not in str(jax.tree.structure(run.state.opt_state))
+
+    class Crash(Exception):
+        pass
+
+    def crash(step, state, metrics):
+        if step == 5:  # step 4 is on disk
+            raise Crash
+
+    with pytest.raises(Crash):
+        fit(student(str(tmp_path / "teacher")), tmp_path / "half", hooks=[crash])
+    shutil.move(tmp_path / "teacher", tmp_path / "elsewhere")
+    again = fit(student(str(tmp_path / "teacher")), tmp_path / "half")
+    same(again.state, run.state)
+    assert course(tmp_path / "half") == course(tmp_path / "whole")
+
+
+def test_what_makes_no_sense_is_refused():
+    with pytest.raises(ConfigError, match="temperature is above 0"):
+        Distill(temperature=0.0)
+    with pytest.raises(ConfigError, match="share from 0 to 1"):
+        Distill(share=1.5)
