@@ -11,6 +11,7 @@ ROOT = Path(__file__).parents[1]
 CONFIGS = sorted(str(p.relative_to(ROOT)) for p in (ROOT / "configs").rglob("*.py"))
 NEEDS_DATA = {
     "configs/vision/mlp_mnist.py",
+    "configs/vision/distill_mnist.py",
     *(f"configs/vision/{name}_cifar10.py" for name in ("alexnet", "convnet", "densenet", "efficientnet")),
     *(f"configs/vision/{name}_cifar10.py" for name in ("resnet", "vgg", "vit")),
     "configs/language/gpt_shakespeare_char.py",
