@@ -38,10 +38,10 @@ OURS = {
 def main(argv: list[str] | None = None) -> int:
     """Time each case, write a row for it."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=list(CASES), choices=[*CASES, []])
+    parser.add_argument("names", nargs="*", choices=[*CASES, []])
     parser.add_argument("--repeats", type=int, default=7)
     args = parser.parse_args(argv)
-    for name in args.names:
+    for name in args.names or CASES:
         measure(name, args.repeats)
     return 0
 
