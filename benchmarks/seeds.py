@@ -161,6 +161,19 @@ STUDIES = {
         "sentence embeddings, English captions of test_2016_flickr found by German ones", "test/retrieval_recall_1",
         "configs/language/embeddings_multi30k.py",
     ),
+    "mnist_teacher": Study(
+        "784-512-512-10 on MNIST, moved and turned: the teacher of the next rows", "test/accuracy",
+        "configs/vision/distill_mnist.py:teacher", seeds=1,
+    ),
+    "mnist_student": Study(
+        "784-128-10 on 2,000 images of MNIST, labels alone", "test/accuracy", "configs/vision/distill_mnist.py",
+    ),
+    "mnist_distilled": Study(
+        "784-128-10 on the same 2,000 images, learned from mnist_teacher", "test/accuracy",
+        "configs/vision/distill_mnist.py:start={runs}/mnist_teacher/seed_0",
+        baseline=("mnist_student", "labels alone"), target="above labels alone",
+        note="temperature 4 chosen of 2 and 4 on 5,000 validation images, one seed",
+    ),
     "imbalance_none": Study(
         "MNIST, classes of sizes 1:50, macro F1 on the even test set", "test/f1", "experiments/imbalance/study.py",
         seeds=5,

@@ -5,7 +5,7 @@ Run:      python -m fmjax.train --config=configs/vision/distill_mnist.py:teacher
           python -m fmjax.train --config=configs/vision/distill_mnist.py (the same student, labels alone)
 Data:     TFDS "mnist" in ArrayRecord format, under $FMJAX_DATA/tfds or ~/tensorflow_datasets.
 Takes:    half a minute on two CPU cores, the teacher two.
-Reaches:  not measured yet.
+Reaches:  test accuracy 0.922 with the teacher (0.989), 0.913 from the labels alone (means of 3 seeds).
 
 The teacher is larger, and learned from 55,000 images that were moved and turned. The student sees the same batches with
 and without a teacher, for as many steps at the same rate.
