@@ -2,8 +2,8 @@
 
 Run:      python -m fmjax.train --config=configs/vision/resnet_cifar10.py
 Data:     TFDS "cifar10" in ArrayRecord format, under $FMJAX_DATA/tfds or ~/tensorflow_datasets.
-Takes:    about 15 minutes on two CPU cores.
-Reaches:  not measured yet.
+Takes:    14 minutes on two CPU cores, everything included.
+Reaches:  test accuracy 0.868, as the mean over mirror images and shifts (0.855 without; means of 3 seeds).
 
 `:gpu` is the published size (94 % in 2.6 s on an A100) in bfloat16, which has not been timed here; `:gpu` has the
 residual network of 96 % too, as --config.model=fmjax.models.fast_cifar:airbench96 with more epochs.
