@@ -128,6 +128,8 @@ def _possible(config: ConfigDict) -> None:
         raise ConfigError(
             "--config.early_stop: members of a population end together; set it to None, or run them alone"
         )
+    if config.adapt is not None:
+        raise ConfigError("--config.adapt: a population trains whole weights; run its members alone")
     if config.nan.action == "rollback":
         raise ConfigError("--config.nan.action=rollback: members of a population do not go back; take stop or skip")
     wide = {axis: size for axis, size in config.mesh.items() if axis != "data" and size != 1}

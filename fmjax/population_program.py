@@ -5,6 +5,7 @@ constants in it. Members lie on the devices side by side, as many on each.
 """
 
 import copy
+import dataclasses
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -22,7 +23,7 @@ from fmjax.core.config import build, walk
 from fmjax.core.errors import ConfigError
 from fmjax.core.types import Batch
 from fmjax.training.program import CompiledStep, on_device, pack
-from fmjax.training.state import State, begin, replaced
+from fmjax.training.state import State
 from fmjax.training.step import make_step
 
 TRACEABLE = ("optimizer", "optimizers", "objective", "clip", "ema", "sam")  # what the step is made of, beside the nets
@@ -101,7 +102,7 @@ class Stacked:
         unknown = {path: jax.ShapeDtypeStruct((), jnp.float32) for path in paths}
         try:
             jax.eval_shape(self._step, self.program.abstract, example, unknown)
-            jax.eval_shape(self._begin, example, jax.random.key(0), unknown, {}, self.program.abstract.frozen)
+            jax.eval_shape(self._begin, example, jax.random.key(0), unknown, self.program.abstract.frozen, {}, {})
         except (
             jax.errors.JAXTypeError,
             TypeError,
@@ -132,16 +133,12 @@ class Stacked:
         optimizers = one_or_several(config, "optimizer", "optimizers") if moved else program.optimizers
         return objective, optimizers, rest
 
-    def _begin(self, batch: Batch, rng: jax.Array, values: Mapping[str, jax.Array], given: Any, frozen: Any) -> State:
-        program, (objective, optimizers, _) = self.program, self._made(values)
-
-        def load(params: dict) -> dict:
-            params = replaced(params, given)
-            return program.load(params) if program.load else params
-
-        return begin(
-            program.modules, objective, optimizers, batch, rng, frozen, program.merge, load, program.ema is not None
-        )
+    def _begin(
+        self, batch: Batch, rng: jax.Array, values: Mapping[str, jax.Array], frozen: Any, given: Any, mutable: Any
+    ) -> State:
+        objective, optimizers, _ = self._made(values)
+        own = dataclasses.replace(self.program, objective=objective, optimizers=optimizers)
+        return own.fresh(batch, rng, frozen, given, mutable)
 
     def _step(self, state: State, batch: Batch, values: Mapping[str, jax.Array]) -> tuple[State, jax.Array]:
         program, (objective, optimizers, rest) = self.program, self._made(values)
@@ -169,9 +166,10 @@ class Stacked:
         data, frozen = self.parts.data, dict(self.program.frozen)
         example = self.put({seed: data.batch(0, seed=seed) for seed in set(self.seeds)}, apart=True)
         keys = jnp.stack([jax.random.key(seed) for seed in self.seeds])
-        made = jax.vmap(self._begin, in_axes=(0, 0, 0, None, None), out_axes=AXES)
+        made = jax.vmap(self._begin, in_axes=(0, 0, 0, None, None, None), out_axes=AXES)
         start = jax.jit(made, out_shardings=self.shardings)
-        return start(example, jax.device_put(keys, self.apart), self._values, self.program.given, frozen)
+        keys = jax.device_put(keys, self.apart)
+        return start(example, keys, self._values, frozen, self.program.given, self.program.given_mutable)
 
     def stack(self, states: Sequence[State]) -> State:
         """Members' own states, put together."""

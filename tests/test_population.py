@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import pytest
 import tiny_study
-from stand_ins import course, events, records, same, tiny
+from stand_ins import MLP, course, events, records, same, tiny
 
+from fmjax import pretrained
+from fmjax.adapters import parts
 from fmjax.assembly import assemble, prepare
 from fmjax.core.config import call
 from fmjax.core.errors import ConfigError
@@ -131,6 +133,22 @@ def test_a_number_that_python_must_know_is_named(key, values):
 def test_what_cannot_vary_or_happen_in_a_population_is_one_line(over, flags, said):
     with pytest.raises(ConfigError, match=said):
         fit_population(tiny_study.get_config(), seeds=(0, 1), over=over, overrides=flags)
+
+
+def test_members_start_from_weights_and_running_statistics_and_adapters_are_refused(tmp_path):
+    config = tiny(2)
+    config.model = call(MLP, norm=True)
+    del config.accumulation  # batch norm wants whole batches
+    fit(copy.deepcopy(config), tmp_path / "start")
+    config.init = call(pretrained.weights, path=str(tmp_path / "start"))
+    members = fit_population(copy.deepcopy(config), seeds=(0, 1))
+    for seed, member in enumerate(members):
+        solo = fit(copy.deepcopy(config), None, [f"--config.seed={seed}"])
+        same(member.state.mutable, solo.state.mutable, 1e-5)
+        same(member.state.params, solo.state.params, 1e-5)
+    config.adapt = call(parts.bias_only)
+    with pytest.raises(ConfigError, match=r"--config.adapt: a population trains whole weights"):
+        fit_population(config, seeds=(0, 1))
 
 
 def test_a_number_of_zero_makes_a_program_of_its_own():

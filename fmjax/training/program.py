@@ -94,9 +94,11 @@ class Program:
             for k, v in on_device(self.example).items()
         }
 
-    def _begin(
+    def fresh(
         self, batch: Batch, rng: jax.Array, frozen: Tree, given: Tree = NOTHING, mutable: Tree = NOTHING
     ) -> State:
+        """The state before step 0, as a pure function of a batch, a key and what does not begin fresh."""
+
         def load(params: dict) -> dict:
             params = replaced(params, given)
             return self.load(params) if self.load else params
@@ -109,7 +111,7 @@ class Program:
     @cached_property
     def abstract(self) -> State:
         """Shape, dtype and sharding of every leaf of the state, without computing any."""
-        shapes = jax.eval_shape(self._begin, self.device_example, jax.random.key(self.seed), dict(self.frozen))
+        shapes = jax.eval_shape(self.fresh, self.device_example, jax.random.key(self.seed), dict(self.frozen))
         nets = {**flatten(shapes.frozen), **flatten(shapes.params)}  # a net may have weights in both
         places = shard_params(nets, self.mesh, self.sharding)
         shardings = shard_like(shapes, nets, places, self.mesh)
@@ -122,7 +124,7 @@ class Program:
 
     def begin(self) -> State:
         """The state before step 0, made where it lies."""
-        start = jax.jit(self._begin, out_shardings=self.shardings)
+        start = jax.jit(self.fresh, out_shardings=self.shardings)
         rows = self.local_rows(len(next(iter(self.example.values()))))
         mine = {k: v[rows] for k, v in self.example.items()}
         return start(self.put(mine), jax.random.key(self.seed), dict(self.frozen), self.given, self.given_mutable)
@@ -200,12 +202,14 @@ class Program:
 
     def stages(self) -> list[tuple[int, "Program"]]:
         """(first step, program) of every stage of the objective; they share the state."""
-        out = [(0, self)]
-        for step in self.objective.changes():
-            stage = dataclasses.replace(self, objective=self.objective.at(step))
-            stage.__dict__["abstract"] = self.abstract
-            out.append((step, stage))
-        return out
+        later = self.objective.changes()
+        return [(0, self), *((step, self.alike(objective=self.objective.at(step))) for step in later)]
+
+    def alike(self, **changes: Any) -> "Program":
+        """A program with some fields changed whose state has the same shapes and places, which are not found again."""
+        made = dataclasses.replace(self, **changes)
+        made.__dict__["abstract"] = self.abstract
+        return made
 
     @cached_property
     def metric_names(self) -> list[str]:
