@@ -15,6 +15,7 @@ from fmjax.run import Run, manifest_facts
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.evaluation import Evaluations
 from fmjax.training.folder import RunFolder, environment
+from fmjax.training.meter import judged
 from fmjax.training.records import read_records
 from fmjax.training.state import State
 from fmjax.training.writers import JsonLines, TensorBoard
@@ -112,10 +113,9 @@ class Member:
         self, step: int, when: float, metrics: Mapping[str, float], speed: Mapping[str, float], batch: str
     ) -> None:
         """Write what a step said; one that is not finite ends this member, or was skipped."""
-        wrong = any(value for name, value in metrics.items() if name.rpartition("/")[2] == "nonfinite")
-        said = {name: value for name, value in metrics.items() if name.rpartition("/")[2] != "nonfinite"}
+        said, finite = judged(metrics)
         self.write({"kind": "train", "step": step, "time": when, **said, **speed, "batch": batch})
-        if not wrong:
+        if finite:
             self.skips = 0
             return
         self.skips += 1
@@ -198,8 +198,7 @@ def _own_parts(stacked: Stacked, number: int) -> Any:
     program, config = stacked.program, stacked.configs[number]
     differs = any(path.split(".")[1] == "objective" for path in stacked.values)
     objective = build(config.objective, "config.objective") if differs else program.objective
-    own = dataclasses.replace(program, seed=config.seed, objective=objective)
-    own.__dict__["abstract"], own.__dict__["given"] = program.abstract, program.given
+    own = program.alike(seed=config.seed, objective=objective)
     if not differs:
         own.__dict__["_predictors"] = program.__dict__.setdefault("_predictors", {})
     return dataclasses.replace(stacked.parts, config=config, program=own)

@@ -68,10 +68,7 @@ class Meter:
             for step, digest, row in zip(
                 range(last - len(digests) + 1, last + 1), digests, packed.reshape(-1, 2 * len(compiled.names))
             ):
-                metrics = compiled.unpack(row)
-                wrong = any(v for k, v in metrics.items() if _is_verdict(k))
-                numbers = {k: v for k, v in metrics.items() if not _is_verdict(k)}
-                out.append(Measured(step, when, digest, numbers, not wrong))
+                out.append(Measured(step, when, digest, *judged(compiled.unpack(row))))
         return out, self._speed(seconds / counted) if counted else {}
 
     def _speed(self, seconds: float) -> dict[str, float]:
@@ -93,5 +90,7 @@ def tokens_of(example: Mapping[str, np.ndarray]) -> int:
     return tokens[1] + decoded - (0 if "targets" in example else 1)
 
 
-def _is_verdict(name: str) -> bool:
-    return name.rpartition("/")[2] == "nonfinite"
+def judged(metrics: Mapping[str, float]) -> tuple[dict[str, float], bool]:
+    """(the numbers of a step, whether all that it computed was finite): a step says both in its metrics."""
+    verdicts = {name for name in metrics if name.rpartition("/")[2] == "nonfinite"}
+    return {k: v for k, v in metrics.items() if k not in verdicts}, not any(metrics[name] for name in verdicts)
