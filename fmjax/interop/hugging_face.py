@@ -9,19 +9,19 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from fmjax.core.config import build, did_you_mean
-from fmjax.core.errors import CheckpointError, ConfigError
+from fmjax.core.errors import ConfigError
+from fmjax.interop import folder as files
 from fmjax.interop import peft
-from fmjax.interop import tensors as files
 from fmjax.interop.families.bert import BERT, ROBERTA
 from fmjax.interop.families.gemma import GEMMA, GEMMA2, GEMMA3
 from fmjax.interop.families.gpt2 import GPT2
 from fmjax.interop.families.llama import LLAMA, MISTRAL, QWEN2, QWEN3
 from fmjax.interop.families.t5 import T5
 from fmjax.interop.family import Family, fields_of
+from fmjax.interop.folder import CONFIG
 from fmjax.interop.hub import locate
 from fmjax.interop.options import KEPT, NEUTRAL, Json
 
-CONFIG = "config.json"
 # The first that can hold a model gets it.
 FAMILIES = {
     family.name: family for family in (GPT2, LLAMA, MISTRAL, QWEN2, QWEN3, GEMMA, GEMMA2, GEMMA3, BERT, ROBERTA, T5)
@@ -91,17 +91,7 @@ def save(
         raise ConfigError(f"these lines of config.json follow from the model and cannot be kept: {', '.join(odd)}")
     config = {"architectures": [architecture], **family.defaults, **(kept or {})}
     config |= {**family.config(fields_of(module)), "torch_dtype": dtype}
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if there := sorted(path.name for path in folder.iterdir()):
-            raise CheckpointError(f"{folder} holds something already ({files.listed(there, 3)}): choose another folder")
-        total = files.write(folder, shapes, tensor, dtype, shard_size)
-        beside = folder / f".{CONFIG}.tmp"
-        beside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        beside.replace(folder / CONFIG)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {folder}: {error.strerror}") from None
-    return total
+    return files.write(folder, config, shapes, tensor, dtype, shard_size)
 
 
 def family_of(module: nn.Module) -> Family:
@@ -138,15 +128,7 @@ def read_config(folder: Path) -> Json:
     Raises:
       CheckpointError: it is not there, or no JSON with a model_type.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} holds no Hugging Face model: it has no {CONFIG}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}") from None
-    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
-        raise CheckpointError(f"{folder / CONFIG} says no model_type: it is no Hugging Face model's")
-    return config
+    return files.read_config(folder, "model_type", "Hugging Face model", "it is no Hugging Face model's")
 
 
 def _family(folder: Path) -> tuple[Family, Json]:

@@ -13,19 +13,20 @@ import flax.linen as nn
 from ml_collections import ConfigDict
 
 from fmjax.core.config import build, did_you_mean
-from fmjax.core.errors import CheckpointError, ConfigError
+from fmjax.core.errors import ConfigError
 from fmjax.core.types import Tree
-from fmjax.interop import tensors as files
+from fmjax.interop import folder as files
 from fmjax.interop.families.convnext import CONVNEXT
 from fmjax.interop.families.efficientnet import EFFICIENTNET
 from fmjax.interop.families.resnet import RESNET
 from fmjax.interop.families.vit import VIT
+from fmjax.interop.folder import CONFIG
 from fmjax.interop.hub import locate
 from fmjax.interop.image_family import ImageFamily, described
 from fmjax.interop.options import Json
+from fmjax.interop.tensors import Tensors
 from fmjax.nn.convolution import pair
 
-CONFIG = "config.json"
 FAMILIES = (RESNET, CONVNEXT, EFFICIENTNET, VIT)
 KNOWN = {name: family for family in FAMILIES for name in family.architectures}
 # Names that are near one of these, and why they are another network all the same.
@@ -65,7 +66,7 @@ def load(path: str | Path) -> tuple[nn.Module, Tree, Tree]:
     folder = locate(path)
     family, node = _described(folder)
     module = build(node)
-    return module, *family.read(module, files.Tensors(folder))
+    return module, *family.read(module, Tensors(folder))
 
 
 def save(
@@ -97,17 +98,7 @@ def save(
         "model_args": {**args, **({"in_chans": channels} if channels != 3 else {})},
         "pretrained_cfg": {**cfg, **(kept or {}), **family.pretrained, "num_classes": module.classes},
     }
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        if there := sorted(path.name for path in folder.iterdir()):
-            raise CheckpointError(f"{folder} holds something already ({files.listed(there, 3)}): choose another folder")
-        total = files.write(folder, shapes, tensor, dtype)
-        beside = folder / f".{CONFIG}.tmp"
-        beside.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        beside.replace(folder / CONFIG)
-    except OSError as error:
-        raise CheckpointError(f"cannot write {folder}: {error.strerror}") from None
-    return total
+    return files.write(folder, config, shapes, tensor, dtype)
 
 
 def family_of(module: nn.Module) -> ImageFamily:
@@ -146,15 +137,7 @@ def read_config(folder: Path) -> Json:
     Raises:
       CheckpointError: it is not there, or no JSON with an architecture.
     """
-    try:
-        config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} holds no model of timm: it has no {CONFIG}") from None
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / CONFIG} cannot be read: {error}") from None
-    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
-        raise CheckpointError(f"{folder / CONFIG} says no architecture: it is not that of a model of timm")
-    return config
+    return files.read_config(folder, "architecture", "model of timm", "it is not that of a model of timm")
 
 
 def _described(folder: Path) -> tuple[ImageFamily, ConfigDict]:
