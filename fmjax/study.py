@@ -148,9 +148,9 @@ class Study:
     @property
     def lower_is_better(self) -> bool:
         """Whether less of the metric is better."""
-        from fmjax.runfolder import LOWER
+        from fmjax.runfolder import lower_is_better
 
-        return self.mode == "min" if self.mode else any(word in self.metric.rpartition("/")[2] for word in LOWER)
+        return self.mode == "min" if self.mode else lower_is_better(self.metric)
 
     def trials(self, extra: Mapping[str, Any] | None = None) -> list[Trial]:
         """Every run, all changes of a seed before the next seed, so that a study stopped early compares them all."""

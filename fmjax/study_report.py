@@ -14,6 +14,7 @@ from fmjax.core.config import did_you_mean
 from fmjax.core.errors import DataError
 from fmjax.evals.intervals import Interval, bootstrap, holm, paired_bootstrap, paired_t
 from fmjax.provenance import in_words
+from fmjax.runfolder import lower_is_better
 from fmjax.study import Study, group
 
 Line = Mapping[str, Any]
@@ -96,7 +97,7 @@ def _numbers(metric: str, done: Mapping[int, Line]) -> dict[int, float]:
 def _chosen(study: Study, lines: Mapping[tuple[str, int], Line]) -> list[str]:
     """Of every group the change with the best mean of `choose` over its seeds; one with a failed run is passed over
     unless all of them have one."""
-    sign = -1 if _lower(study.choose) else 1
+    sign = -1 if lower_is_better(study.choose) else 1
     best: dict[str, tuple[tuple[int, float], str]] = {}
     for name in study.changes:
         own = [lines[name, seed] for seed in study.seeds if (name, seed) in lines]
@@ -106,12 +107,6 @@ def _chosen(study: Study, lines: Mapping[tuple[str, int], Line]) -> list[str]:
         if group(name) not in best or score > best[group(name)][0]:
             best[group(name)] = score, name
     return [name for _, name in best.values()]
-
-
-def _lower(metric: str) -> bool:
-    from fmjax.runfolder import LOWER
-
-    return any(word in metric.rpartition("/")[2] for word in LOWER)
 
 
 def _compare(row: Row, base: Row, lines: Mapping[tuple[str, int], Line]) -> None:

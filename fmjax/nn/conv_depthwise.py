@@ -2,8 +2,8 @@
 
 The result is a sum over the kernel's taps of shifted images times a weight a channel, which XLA makes one loop; so is
 the gradient of the images. The gradient of the kernel goes through the batch image by image, which stay in the cache.
-On two cores, 128 images of 32 x 32 x 48, 3 x 3: 3 ms for the result (XLA's own 165), 63 with gradients (438; within
-`lax.scan`, seconds).
+On two cores, 128 images of 32 x 32 x 48, 3 x 3: gradients of both in 15 ms where XLA's own form takes 476, and seconds
+within `lax.scan`.
 """
 
 from functools import partial
