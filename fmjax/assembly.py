@@ -119,7 +119,7 @@ def assemble(
         objective=build(config.objective, "config.objective"),
         optimizers=optimizers,
         mesh=mesh,
-        example=data.batch(0, seed=config.seed),
+        example=whole_batch(data, config.seed),
         seed=config.seed,
         sharding=build(config.sharding) if not isinstance(config.sharding, str) else config.sharding,
         accumulation=build(config.accumulation, "config.accumulation"),
@@ -145,6 +145,11 @@ def assemble(
         _try(name, evaluator, program)
     _watch(config, evaluators)
     return Parts(config, data, evaluators, program, adapter)
+
+
+def whole_batch(data: Any, seed: int) -> dict[str, Any]:
+    """Batch 0 in the length of the source, where batches are cut to buckets."""
+    return data.batch(0, seed=seed, whole=True) if getattr(data, "buckets", None) else data.batch(0, seed=seed)
 
 
 def one_or_several(config: ConfigDict, one: str, several: str) -> dict[str, Any]:

@@ -93,10 +93,11 @@ class Loop:
         self.writers, self.folder, self.checkpoints = list(writers), folder, checkpoints
         self.log, self.nan, self.hooks = log, nan, hooks
         self.early_stop, self.facts, self.costs = early_stop, dict(facts or {}), dict(costs or {})
-        if program.objective.changes():  # how many FLOPs a step has depends on the stage
+        varies = bool(getattr(data, "buckets", None))
+        if varies or program.objective.changes():  # how many FLOPs a step has depends on the batch or on the stage
             self.costs.pop("flops_per_step", None)
         self.evaluations = Evaluations(program, evaluators, folder)
-        self.meter = Meter(data.batch_size, tokens_of(program.example), self.costs)
+        self.meter = Meter(data.batch_size, 0 if varies else tokens_of(program.example), self.costs)
         self.patience = Patience(early_stop) if early_stop else None
         self.spikes = SpikeWatch(nan.spike)
         self.began = time.perf_counter() if began is None else began
