@@ -113,6 +113,9 @@ class Study:
       overrides: {key: value} for every run, the base included.
       choose: "evaluator/number" by which the best is chosen of the changes whose names agree up to the first comma
         (rates of an optimizer, say); only the chosen are compared. It should be another split than `metric`'s.
+      against: {change: the change it is compared with, where that is not `base`}; groups of `choose` likewise. Changes
+        that others are compared with are themselves compared with none.
+      also: "evaluator/number" of other metrics, which the table names beside `metric`.
       title: the question in words.
     """
 
@@ -124,6 +127,8 @@ class Study:
     mode: str | None = None
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     choose: str | None = None
+    against: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    also: tuple[str, ...] = ()
     title: str = ""
 
     def __post_init__(self) -> None:
@@ -140,10 +145,18 @@ class Study:
         if self.choose is not None and self.base not in {group(name) for name in changes}:
             raise ConfigError(f"the study's base {self.base!r} is no group of changes; "
                               f"{did_you_mean(self.base, {group(name): 0 for name in changes})}")  # fmt: skip
+        known = {self.name(change): 0 for change in changes}
+        for name in (name for pair in self.against.items() for name in pair):
+            if name not in known:
+                raise ConfigError(f"against: there is no change {name!r}; {did_you_mean(name, known)}")
         folders: dict[str, str] = {}
         for name in changes:
             if (other := folders.setdefault(slug(name), name)) != name:
                 raise ConfigError(f"the changes {other!r} and {name!r} would share the folder {slug(name)}: rename one")
+
+    def name(self, change: str) -> str:
+        """What a change is called in `base` and `against`: its group where `choose` picks of each."""
+        return change if self.choose is None else group(change)
 
     @property
     def lower_is_better(self) -> bool:
@@ -178,7 +191,7 @@ class Study:
                 config, _ = prepare(self.config, [*trial.flags, *flags])
             except ConfigError as error:
                 raise ConfigError(f"change {name!r}: {error}") from None
-            for metric in filter(None, (self.metric, self.choose)):
+            for metric in filter(None, (self.metric, self.choose, *self.also)):
                 evaluator = metric.partition("/")[0]
                 if evaluator not in config.evals:
                     known = did_you_mean(evaluator, config.evals)

@@ -100,6 +100,7 @@ def test_names_say_the_last_word_or_all_of_a_key_where_two_end_alike():
     (lambda: study({"a b": {}, "a/b": {"clip": 1.0}}), "would share the folder a_b"),
     (lambda: study({}, seeds=(1, 1)), "different whole numbers"),
     (lambda: study({}, mode="most"), "'min', 'max' or None"),
+    (lambda: study({"x": {}}, against={"x": "bas"}), "against: there is no change 'bas'; did you mean 'base'"),
     (lambda: study({"adam, rate=1": {}}, choose="validation/loss", base="adm"), "did you mean 'adam'"),
 ])  # fmt: skip
 def test_what_is_no_set_of_changes_is_refused_in_one_line(make, said):
