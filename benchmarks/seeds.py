@@ -9,7 +9,6 @@ import dataclasses
 import importlib.util
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import counted
 
 from fmjax import results
 from fmjax.core.errors import ConfigError, exits
+from fmjax.training.records import read_records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,7 +210,6 @@ def main(argv: list[str] | None = None) -> int:
         spec = study.config.format(runs=args.workdir, minilm=minilm() if "{minilm}" in study.config else "")
         seeds = range(args.seeds or study.seeds)
         for seed in seeds:
-            began = time.perf_counter()
             folder = Path(args.workdir) / name / f"seed_{seed}"
             run = fit(spec, folder, [*study.overrides, f"--config.seed={seed}"], progress=False)
             if run.word != "finished":
@@ -219,7 +218,7 @@ def main(argv: list[str] | None = None) -> int:
             values.append(run.numbers[study.metric])
             for number in study.also:
                 also.setdefault(number, []).append(run.numbers[number])
-            seconds.append(time.perf_counter() - began)
+            seconds.append(_seconds(folder))
             print(f"{name} seed {seed}: {study.metric} {values[-1]:.5g} in {seconds[-1]:.0f} s", flush=True)
         config, _ = prepare(spec, study.overrides)
         baseline, others = None, ""
@@ -247,6 +246,11 @@ def main(argv: list[str] | None = None) -> int:
             ),
         )
     return 0
+
+
+def _seconds(folder: Path) -> float:
+    """What a run took from start to end, as its folder says: it may have been finished long before."""
+    return [r["seconds"] for r in read_records(folder / "metrics.jsonl") if r.get("event") == "finished"][-1]
 
 
 def minilm() -> str:
