@@ -188,6 +188,12 @@ STUDIES = {
         "chats about SST-2's reviews, answers alone learned, right answer of two", "validation/accuracy",
         "configs/language/chat_sft.py", seeds=1,
     ),
+    "dpo": Study(
+        "chats about SST-2's reviews, then 400 steps of DPO, likelier answer of two", "choice/accuracy",
+        "configs/language/dpo.py:start={runs}/chat_sft/seed_0",
+        overrides=("--config.optimizer.rate.peak=5e-4", "--config.optimizer.adamw_rate.peak=5e-4"),
+        baseline=("chat_sft", "before DPO"), target="above what it starts from", also=("validation/accuracy",),
+    ),
 }  # fmt: skip
 
 
