@@ -35,7 +35,7 @@ from fmjax.training.policies import Log
 Size = Literal["full", "ranks", "rates", "smoke"]
 FOLDER = "$FMJAX_DATA/nlp/sst2_"
 LORA = {"adapt": low_rank.lora, "adapt.rank": 8, "adapt.alpha": 16.0}
-PEAKS = {"full": 1e-4, "lora": 1e-3, "head": 1e-3}
+PEAKS = {"full": 2e-4, "lora": 2e-3, "head": 1e-3}
 
 
 def minilm() -> str:
