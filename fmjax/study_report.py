@@ -13,7 +13,7 @@ from fmjax import sweep_results
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import DataError
 from fmjax.evals.intervals import Interval, bootstrap, holm, paired_bootstrap, paired_t
-from fmjax.provenance import in_words
+from fmjax.provenance import in_words, same_code
 from fmjax.runfolder import lower_is_better
 from fmjax.study import Study, group
 
@@ -223,7 +223,10 @@ def write(study: Study, results: Path, folder: Path, mix: bool = False) -> str:
     if not mix:
         sweep_results.one_code(own.values())
     found = rows(study, own)
-    text = markdown(study, found, failures(study, own), sorted({in_words(line["code"]) for line in own.values()}))
+    codes: list[Any] = []
+    for line in own.values():
+        codes += [] if any(same_code(line["code"], code) for code in codes) else [line["code"]]
+    text = markdown(study, found, failures(study, own), sorted(map(in_words, codes)))
     sweep_results.write_whole(folder / "table.md", text)
     sweep_results.write_whole(folder / "table.csv", table_csv(found))
     try:

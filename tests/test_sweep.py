@@ -261,6 +261,14 @@ def test_the_report_writes_a_table_its_numbers_and_a_figure(swept, tmp_path, cap
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
 
 
+def test_one_source_at_two_commits_is_one_version(tmp_path):
+    made = [line("base", 0, 1.0), line("x", 0, 2.0, code={**CODE, "git": "def"})]
+    results = tmp_path / "results.jsonl"
+    results.write_text("".join(json.dumps(one) + "\n" for one in made))
+    study = Study("c", "test/loss", {"x": {"clip": 1.0}}, seeds=(0,))
+    assert "Code: source one (commit abc, jax 0)." in study_report.write(study, results, tmp_path)
+
+
 def test_results_that_are_none_are_named_by_line(tmp_path):
     results = tmp_path / "results.jsonl"
     with pytest.raises(DataError, match="has no run of this study"):
