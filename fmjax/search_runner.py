@@ -6,7 +6,6 @@ when its result is there. So a kill at any moment loses no trial and counts none
 
 import dataclasses
 import functools
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ from fmjax import space as spaces
 from fmjax import sweep_results
 from fmjax.assembly import prepare
 from fmjax.core.errors import ConfigError
+from fmjax.search_results import Found, Line, count, found
 from fmjax.search_store import Store, trial_name
 from fmjax.study import Study, Trial, trial_hash
 from fmjax.sweep_runner import Plan, interrupted
 from fmjax.training.policies import Judge
 
-Line = Mapping[str, Any]
 Lines = Mapping[tuple[str, int], Line]
 
 
@@ -118,7 +117,7 @@ class Searcher(Plan):
         several = len(self.study.seeds)
 
         def ended(trial: Any) -> bool:
-            return trial.state.is_finished() and self.status(trial.number, lines) is not None
+            return trial.state.is_finished() and self._ended(trial.number, lines) is not None
 
         while True:
             lines = sweep_results.read(self.results)
@@ -151,32 +150,22 @@ class Searcher(Plan):
         return self.store.judge(index // len(self.study.seeds), self.study.objective)
 
     # ---- results -----------------------------------------------------------------------------------
-    def status(self, number: int, lines: Lines) -> str | None:
-        """How a trial ended by its lines: "failed" or "pruned" where a run did, else "finished"; None before."""
-        own = [lines.get((trial_name(number), seed)) for seed in self.study.seeds]
-        for word in ("failed", "pruned"):
-            if any(line and line["status"] == word for line in own):
-                return word
-        return "finished" if all(own) else None
-
-    def value(self, number: int, lines: Lines) -> float:
-        """The objective of a trial that finished, the mean over its seeds.
-
-        Raises:
-          ConfigError: its runs gave no such number.
-        """
-        own = [lines[trial_name(number), seed] for seed in self.study.seeds]
-        for line in own:
-            self.asked_for(line)
-        return statistics.fmean(line["numbers"][self.study.objective] for line in own)
+    def _ended(self, number: int, lines: Lines) -> Found | None:
+        """A trial that ended, by its lines."""
+        name = trial_name(number)
+        own = [line for (change, _), line in lines.items() if change == name]
+        trial = Found(self.study, name, own) if own else None
+        return trial if trial and trial.status != "running" else None
 
     def _settle(self, number: int) -> bool:
         """Tell the store how a trial ended, where it did."""
-        lines = sweep_results.read(self.results)
-        status = self.status(number, lines)
-        if status is None:
+        trial = self._ended(number, sweep_results.read(self.results))
+        if trial is None:
             return False
-        self.store.tell(number, status, self.value(number, lines) if status == "finished" else None)
+        if trial.status == "finished":
+            for line in trial.lines:
+                self.asked_for(line)
+        self.store.tell(number, trial.status, trial.value)
         return True
 
     def take(self, index: int, line: dict[str, Any]) -> int:
@@ -201,21 +190,18 @@ class Searcher(Plan):
 
     def summary(self) -> int:
         """Say how the search stands; 1 where no trial finished."""
-        lines = sweep_results.read(self.results)
-        trials = self.store.trials()
-        status = {trial.number: self.status(trial.number, lines) for trial in trials}
-        counts = {word: list(status.values()).count(word) for word in ("finished", "pruned", "failed", None)}
-        running = f", {counts[None]} still running elsewhere" if counts[None] else ""
-        print("{} trials: {finished} finished, {pruned} pruned, {failed} failed".format(len(trials), **counts) + running)
-        for (change, seed), line in lines.items():
-            if line["status"] == "failed":
-                print(f"  {change}, seed {seed} failed: {line['error']}")
-        values = {number: self.value(number, lines) for number, word in status.items() if word == "finished"}
-        if not values:
+        trials = found(self.study, sweep_results.read(self.results))
+        counts = count(trials)
+        counts["running"] = len(self.store.trials()) - sum(n for word, n in counts.items() if word != "running")
+        print(", ".join(f"{n} {word}" for word, n in counts.items() if n) or "no trials")
+        for trial in trials:
+            if trial.status == "failed":
+                print(f"  {trial.name} failed: {trial.error}")
+        best = trials[0] if counts["finished"] else None
+        if best is None:
             print("no trial finished: there is no best one")
             return 1
-        best = (min if self.study.minimizes else max)(values, key=values.get)
-        print(f"best: {trial_name(best)} with {self.study.objective} {values[best]:.5g}; --report lists all of them")
+        print(f"best: {best.name} with {self.study.objective} {best.value:.5g}; --report lists all of them")
         return 0
 
 

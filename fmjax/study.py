@@ -130,7 +130,7 @@ class Study:
     choose: str | None = None
     title: str = ""
     space: Mapping[str, Range] = dataclasses.field(default_factory=dict)
-    search: Search = Search()
+    search: Search = dataclasses.field(default_factory=Search)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", tuple(self.seeds))

@@ -114,7 +114,8 @@ class Loop:
     def run(self) -> Outcome:
         """Train to the end, or until a signal; everything worth keeping is on disk when it returns."""
         was = self.folder.state if self.folder else "new"
-        failed = was if was in ("interrupted", "finished", "pruned") else "failed"  # what could not go on is what it was
+        ended = ("interrupted", "finished", "pruned")
+        failed = was if was in ended else "failed"  # what could not go on is what it was
         try:
             state, step = self._start()
             feed = feed_of(self.program, self.data, min(self.log.every, self.steps))
