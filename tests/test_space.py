@@ -10,12 +10,12 @@ from fmjax.models import mlp
 from fmjax.space import Search, choice, integer, log, uniform
 from fmjax.study import Study, Trial
 
-NUMBERS = st.floats(1e-6, 1e6)
+NUMBERS, COUNTS = st.floats(1e-6, 1e6), st.integers(1, 99)
 RANGES = (
     st.builds(uniform, NUMBERS.map(lambda x: -x), NUMBERS)
     | st.builds(lambda low, times: log(low, low * (1 + times)), NUMBERS, st.floats(0.1, 100))
-    | st.builds(lambda low, more, by: integer(low, low + more, by), st.integers(1, 99), st.integers(1, 99), st.booleans())
-)  # fmt: skip
+    | st.builds(lambda low, more, by: integer(low, low + more, by), COUNTS, COUNTS, st.booleans())
+)
 
 
 class Highest:
