@@ -96,7 +96,11 @@ def _serve(connection: Connection, again: Callable[..., Any], told: tuple[Any, .
             index = connection.recv()
         except (EOFError, KeyboardInterrupt):
             return
-        connection.send(plan.trial(index))
+        line = plan.trial(index)
+        try:
+            connection.send(line)
+        except BrokenPipeError:  # the parent was killed: whoever goes on finds the run folder
+            return
 
 
 def _as_interrupt(number: int, frame: Any) -> None:

@@ -319,6 +319,20 @@ def test_a_trial_that_is_pruned_is_recorded_so_and_its_folder_is_kept(tmp_path, 
     assert (again["status"], again["numbers"]) == ("pruned", before[3]["numbers"])
 
 
+def test_the_example_is_a_search_that_can_begin(tmp_path):
+    spec = "experiments/search_example/study.py:smoke"
+    plan = Searcher(studies.read(spec), spec, tmp_path)  # every end of every range makes a config
+    assert plan.study.search.prune == "median"
+
+
+@pytest.mark.nightly
+def test_the_example_runs(tmp_path):
+    args = ["--study=experiments/search_example/study.py:smoke", f"--workdir={tmp_path}"]
+    assert search.main([*args, "--trials=3"]) == 0
+    assert search.main([*args, "--report"]) == 0
+    assert "test/accuracy" in (tmp_path / "table.md").read_text()
+
+
 @pytest.mark.nightly
 def test_searches_killed_at_random_moments_end_with_every_trial_once(tmp_path):
     command = [sys.executable, "-m", "fmjax.search", f"--study={TINY}:pruned", f"--workdir={tmp_path}"]
