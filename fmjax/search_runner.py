@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fmjax import space as spaces
 from fmjax import sweep_results
 from fmjax.assembly import prepare
 from fmjax.core.errors import ConfigError
@@ -46,9 +45,7 @@ class Searcher(Plan):
 
     def _configs(self) -> dict[str, Any]:
         """{end of a range: its complete config}."""
-        ends = spaces.ends(self.study.space)
-        changes = dataclasses.replace(self.study, space={}, changes=ends, base=next(iter(ends)))
-        made = changes.configs(self.flags)
+        made = super()._configs()
         evaluator = self.study.objective.partition("/")[0]
         if self.study.search.prune and not all(config.evals[evaluator].get("every") for config in made.values()):
             raise ConfigError(

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
 from fmjax.core.fingerprint import config_hash
-from fmjax.space import Range, Search, checked
+from fmjax.space import Range, Search, checked, ends
 
 Change = dict[str, Any]  # {key of the config: value}
 Changes = dict[str, Change]  # {name: change}
@@ -182,7 +182,8 @@ class Study:
         return [Trial(name, seed, {**more, **change, "seed": seed}) for seed, (name, change) in made]
 
     def configs(self, flags: Sequence[str] = ()) -> dict[str, ConfigDict]:
-        """{change: its complete config, seed 0}; refuses what no run could do, before any run.
+        """{change: its complete config, seed 0}; refuses what no run could do, before any run. A space is tried at
+        every end of every range.
 
         Args:
           flags: of the command line, applied last.
@@ -195,7 +196,7 @@ class Study:
 
         made: dict[str, ConfigDict] = {}
         hashes: dict[str, str] = {}
-        for name, change in self.changes.items():
+        for name, change in (ends(self.space) if self.space else self.changes).items():
             trial = Trial(name, 0, {**self.overrides, **change})
             try:
                 config, _ = prepare(self.config, [*trial.flags, *flags])

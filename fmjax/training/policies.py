@@ -124,7 +124,8 @@ class Patience:
 class Judge(Protocol):
     """Says whether a run goes on, from the numbers of its evaluations.
 
-    A resumed run shows it the evaluations before its checkpoint again, in their order.
+    A resumed run shows it the evaluations before its checkpoint again, in their order. Where several processes train
+    together each has a judge, and all must decide alike.
 
     Attributes:
       over: whether the run is to end now.
