@@ -33,9 +33,9 @@ def main(argv: list[str] | None = None) -> int:
     args, flags = parser.parse_known_args(argv)
     if any(flag.startswith("--config.seed") for flag in flags):
         raise ConfigError("--config.seed: seeds are the study's own; write them into its file")
-    for name in ("trials", "processes"):
-        if (getattr(args, name) or 1) < 1 or getattr(args, name) == 0:
-            raise ConfigError(f"--{name}={getattr(args, name)}: give 1 or more")
+    for name, number in (("trials", args.trials), ("processes", args.processes)):
+        if number is not None and number < 1:
+            raise ConfigError(f"--{name}={number}: give 1 or more")
 
     from fmjax import study as studies
 

@@ -167,6 +167,25 @@ def test_processes_that_share_a_search_take_different_trials_and_inherit_those_o
     two.close()
 
 
+@pytest.mark.parametrize("prune", ["median", "hyperband"])
+def test_pruning_ends_trials_by_their_evaluations_and_never_the_best(tmp_path, prune):
+    store, over = Store(tmp_path, SPACE, Search(prune=prune, startup=2), True), {}
+    for number, level in enumerate((3.0, 4.0, 9.0, 1.0, 8.0, 7.0)):
+        assert store.claim(6, lambda trial: trial.state.is_finished()) == number
+        judge = store.judge(number, "validation/loss")
+        for count in range(1, 5):
+            judge.see(50 * count, {"other/loss": 0.0})  # of another evaluator: nothing to judge by
+            judge.see(50 * count, {"validation/loss": level / count})
+            if judge.over:
+                break
+        over[level] = judge.over
+        store.tell(number, "pruned" if judge.over else "finished", level / 4)
+        assert store.judge(number, "validation/loss").over == judge.over  # and of a trial that ended, for ever
+    store.close()
+    assert not over[1.0]
+    assert over[9.0] or over[8.0] or over[7.0]
+
+
 def test_the_value_of_a_trial_is_the_mean_over_its_seeds(tmp_path):
     several = study(seeds=(0, 1, 2))
     assert quick(tmp_path, 2, of=several) == 0
