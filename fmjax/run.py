@@ -25,6 +25,7 @@ from fmjax.training.checkpoint_folder import steps as steps_on_disk
 from fmjax.training.digest import of as digest_of
 from fmjax.training.folder import RunFolder, environment, git_sha
 from fmjax.training.loop import Hook, Loop
+from fmjax.training.policies import Judge
 from fmjax.training.state import NOTHING, State
 from fmjax.training.writers import JsonLines, Progress, TensorBoard
 
@@ -145,6 +146,7 @@ def fit(
     load: Any = None,
     progress: bool | None = None,
     began: float | None = None,
+    judge: Judge | None = None,
 ) -> Run:
     """Train what a config describes; a folder that holds this run already is resumed.
 
@@ -158,6 +160,7 @@ def fit(
       load: params -> params, applied to fresh weights.
       progress: draw progress; None asks config.log.
       began: `time.perf_counter()` when the command began, for the time to the first step.
+      judge: ends the run, as "pruned", by the numbers of its evaluations.
 
     Raises:
       UserError: one line about what is wrong in the config, the data or the folder.
@@ -215,6 +218,7 @@ def fit(
         costs={"flops_per_step": flops_per_step(parts.program), "peak_flops": peak and peak * jax.device_count()},
         hooks=hooks,
         began=began,
+        judge=judge,
     )
     outcome = loop.run()
     return Run(parts, outcome.state, outcome.step, outcome.numbers, home.path if home else None, outcome.word)
