@@ -175,7 +175,11 @@ def fit(
     parts.program.metric_names  # noqa: B018 - a step that cannot be traced fails before anything is written
     fresh = home is None or not steps_on_disk(home.checkpoints)
     began_from = (
-        {"path": config.init.get("path", config.init.call), "digest": digest_of(parts.program.given)}
+        {
+            "path": config.init.get("path", config.init.call),
+            "digest": digest_of(parts.program.given),
+            "nets": {net: found.facts() for net, found in parts.program.told.items()},
+        }
         if fresh and config.init
         else None
     )
@@ -199,6 +203,9 @@ def fit(
             run_tokenizer.keep(home.path, parts.data.source)
     if (log.progress if progress is None else progress) and jax.process_index() == 0:
         writers.append(Progress(config.steps))
+        for net, found in parts.program.told.items() if began_from else ():
+            for line in found.lines(net):
+                writers[-1].say(line)
     peak = peak_flops(config.dtype)
     loop = Loop(
         program=parts.program,
