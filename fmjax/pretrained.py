@@ -275,14 +275,17 @@ class weights:
             params = trees.flatten(found.params)
             mutable = {kind: trees.flatten(x) for kind, x in found.mutable.items()}
             first = getattr(getattr(found.module, "backbone", found.module), "first_position", 0)
-        for what, patterns in (("rename", [pattern for pattern, _ in self.rename]), ("ignore", self.ignore)):
-            names = {name for kind in (params, *mutable.values()) for name in kind}
-            for pattern in patterns:
-                must_pick(pattern, names, what, f"weight of {self.path}")
-            if what == "rename":
-                params = matching.renamed(params, self.rename)
-                mutable = {kind: matching.renamed(x, self.rename) for kind, x in mutable.items()}
+        for pattern, replacement in self.rename:
+            self._must_pick(pattern, params, mutable, "rename")
+            params = matching.renamed(params, pattern, replacement)
+            mutable = {kind: matching.renamed(x, pattern, replacement) for kind, x in mutable.items()}
+        for pattern in self.ignore:
+            self._must_pick(pattern, params, mutable, "ignore")
         return params, mutable, first
+
+    def _must_pick(self, pattern: str, params: Mapping, mutable: Mapping[str, Mapping], what: str) -> None:
+        names = {name for kind in (params, *mutable.values()) for name in kind}
+        must_pick(pattern, names, what, f"weight of {self.path}")
 
 
 def _run_model(path: Path, whole: bool = False) -> ConfigDict:

@@ -85,8 +85,8 @@ def _mapped(path: Path, dtype: np.dtype, offset: int, shape: tuple[int, ...]) ->
 
 def _npz(path: Path) -> Mapping[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            found = {name: file[name] for name in sorted(file.files)}
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+            found = {name: arrays[name] for name in sorted(arrays.files)}
     except ValueError as error:
         raise CheckpointError(f"{path} holds objects, or is no .npz file, and pickles are not read: {error}") from None
     if odd := [f"{name} is {x.dtype}" for name, x in found.items() if not np.issubdtype(x.dtype, np.floating)]:

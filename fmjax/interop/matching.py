@@ -72,21 +72,19 @@ class Match:
         return [first, *(f"      {word} {len(names)}: {listed(names, 6)}" for word, names in named.items() if names)]
 
 
-def renamed(there: Mapping[str, Any], rename: tuple[tuple[str, str], ...]) -> dict[str, Any]:
-    """{address: array} with every (pattern, replacement) of `rename` applied to the addresses, one after another.
+def renamed(there: Mapping[str, Any], pattern: str, replacement: str) -> dict[str, Any]:
+    """{address: array} with every match of a regular expression in the addresses replaced.
 
     Raises:
-      ConfigError: no regular expression, or two weights that get one address.
+      ConfigError: no substitution, or two weights that get one address.
     """
     out: dict[str, Any] = {}
     was: dict[str, str] = {}
     for name, x in there.items():
-        new = name
-        for pattern, replacement in rename:
-            try:
-                new = re.sub(pattern, replacement, new)
-            except (re.error, TypeError, IndexError) as error:
-                raise ConfigError(f"rename: {(pattern, replacement)!r} is no substitution: {error}") from None
+        try:
+            new = re.sub(pattern, replacement, name)
+        except (re.error, TypeError, IndexError) as error:
+            raise ConfigError(f"rename: {(pattern, replacement)!r} is no substitution: {error}") from None
         if new in out:
             raise ConfigError(f"rename: {was[new]} and {name} would both be {new}")
         out[new], was[new] = x, name
