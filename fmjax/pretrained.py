@@ -31,6 +31,8 @@ from fmjax.training.folder import RunFolder
 class Pretrained:
     """A model from a folder: bare module, weights as numpy arrays, and the tokenizer that lies beside them, if any.
 
+    The module of a run adapted by layers of their own is called through these; they lie among the weights.
+
     `mutable` holds its other variables, such as running statistics under `batch_stats`.
     """
 
@@ -112,6 +114,7 @@ def load(path: str, step: int | None = None) -> Pretrained:
             f"the tokenizer in {place} ({own.fingerprint[:8]}) is another one than the weights were trained with "
             f"({trained[:8]}): put that back"
         )
+    module = adaptation.wrapped(_adapt(RunFolder(path, writes=False)), module)
     return Pretrained(Path(path), module, params, own, mutable)
 
 
@@ -272,6 +275,7 @@ class weights:
             params, mutable, first = *bare.read(self.path), 0
         else:
             found = load(self.path, self.step)
+            adaptation.must_merge(found.module, "to start from", self.path)
             params = trees.flatten(found.params)
             mutable = {kind: trees.flatten(x) for kind, x in found.mutable.items()}
             first = getattr(getattr(found.module, "backbone", found.module), "first_position", 0)
