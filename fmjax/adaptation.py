@@ -57,29 +57,28 @@ def divide(program: Program, adapter: Any, folder: Path | None = None) -> Adapte
 
 
 def _reaches(program: Program, adapter: Adapter, nets: list[str]) -> None:
-    """Refuse what would stand behind a layer whose kernel is used in another way than by calling it.
+    """Refuse small arrays beside what is no layer of the kind that goes through them: they would never move.
 
     Raises:
-      ConfigError: there is such a layer.
+      ConfigError: there are such.
     """
-    called = {kernel for net in nets for kernel in _called(program, net)}
+    layers = {layer for net in nets for layer in _layers(program, adapter, net)}
     own, _ = jax.eval_shape(adapter.split, program.undivided, jax.random.key(0))
     new = trees.flatten(own).keys() - trees.flatten(program.undivided).keys()
-    layers = {name.rpartition("/")[0].rpartition("/")[0] for name in new}  # layer/bottleneck/up
-    if odd := sorted(layer for layer in layers if f"{layer}/kernel" not in called):
-        raise ConfigError(
-            f"--config.adapt: targets: nothing can stand behind {listed(odd, 3)}, whose kernel is used by another layer"
-        )
+    wanted = {name.rpartition("/")[0].rpartition("/")[0] for name in new}  # layer/bottleneck/up
+    if odd := sorted(wanted - layers):
+        kind = type(adapter.delta).__name__.lower()
+        raise ConfigError(f"--config.adapt: targets: a {kind} has no effect in {listed(odd, 3)}: leave that out")
 
 
-def _called(program: Program, net: str) -> set[str]:
-    """The addresses that the kernels have, or would have, of all modules of a net that are called on an array."""
-    called: set[str] = set()
+def _layers(program: Program, adapter: Adapter, net: str) -> set[str]:
+    """The addresses of all modules of a net that can go through an adapter."""
+    found: set[str] = set()
 
     def note(call: Any, args: tuple, kwargs: dict, context: Any) -> Any:
         y = call(*args, **kwargs)
-        if context.method_name == "__call__" and args and isinstance(y, jax.Array):
-            called.add("/".join((net, *context.module.path, "kernel")))
+        if context.method_name == "__call__" and adapter.delta.fits(context.module, args, y):
+            found.add("/".join((net, *context.module.path)))
         return y
 
     def fresh(batch: Any, rng: jax.Array) -> Any:
@@ -87,7 +86,7 @@ def _called(program: Program, net: str) -> set[str]:
 
     with nn.intercept_methods(note):
         jax.eval_shape(fresh, program.device_example, jax.random.key(0))
-    return called
+    return found
 
 
 def _fresh(program: Program, folder: Path | None) -> list[str]:

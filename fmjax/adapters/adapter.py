@@ -52,6 +52,10 @@ class Insertion(Protocol):
         """The address under which the small arrays of a kernel's layer lie, among the layer's own weights."""
         ...
 
+    def fits(self, module: nn.Module, args: tuple, y: Any) -> bool:
+        """Whether small arrays among the weights of a module, which makes y of args, would change what it makes."""
+        ...
+
     def begin(self, name: str, weight: jax.Array, rng: jax.Array) -> dict[str, jax.Array]:
         """The small arrays, by name; with them `around` gives what the layer gives."""
         ...

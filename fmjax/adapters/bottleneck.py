@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
@@ -42,6 +43,9 @@ class Bottleneck:
 
     def place(self, name: str) -> str:
         return f"{name.rpartition('/')[0]}/{PART}"
+
+    def fits(self, module: nn.Module, args: tuple, y: Any) -> bool:
+        return bool(args) and isinstance(y, jax.Array)  # and not a kernel that another layer asks for
 
     def begin(self, name: str, weight: jax.Array, rng: jax.Array) -> dict[str, jax.Array]:
         width, bound = weight.shape[-1], 1 / math.sqrt(weight.shape[-1])

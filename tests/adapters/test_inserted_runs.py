@@ -9,8 +9,8 @@ import pytest
 from ml_collections import ConfigDict
 from stand_ins import course, same, tiny, tiny_language
 
-from fmjax import convert, fit, pretrained
-from fmjax.adapters import bottleneck
+from fmjax import adaptation, convert, fit, pretrained
+from fmjax.adapters import bottleneck, prefix
 from fmjax.assembly import assemble, complete
 from fmjax.core import trees
 from fmjax.core.config import call
@@ -101,7 +101,13 @@ def test_a_kernel_that_another_layer_uses_is_refused():
     config = tiny_language()
     config.model = call(rnn.LanguageModel, vocab=16, width=16, depth=1)
     config.adapt = call(bottleneck.houlsby, targets=("/recurrent/kernel$",))
-    with pytest.raises(
-        ConfigError, match=r"nothing can stand behind model/.*recurrent, whose kernel is used by another"
-    ):
+    with pytest.raises(ConfigError, match=r"targets: a bottleneck has no effect in model/block_0/lstm/recurrent"):
         assemble(complete(config))
+
+
+def test_a_prefix_is_counted_like_any_adapter():
+    config = tiny_language()
+    config.adapt = call(prefix.prefix, length=3)
+    told = adaptation.summary(assemble(complete(config)).program)
+    assert told["adapted"] == ["model/block_0/attention/prefix"]
+    assert told["trainable"] == 2 * 3 * 16 + 2  # keys and values of 2 heads of 8, and a gate for each
