@@ -200,7 +200,7 @@ class weights:
       rename: (pattern, replacement) pairs, substituted in the addresses of the source in this order.
       ignore: patterns of the source's (renamed) addresses that are left out.
       resize: whether tables of another vocabulary or other positions are resized, or patterns of those that are.
-      told: {net: what `read` found}, filled by it; see interop/matching.py's Match.
+      told: {net: facts} of what `read` found, filled by it; see Match of interop/matching.py.
     """
 
     path: str
@@ -211,7 +211,7 @@ class weights:
     rename: tuple[tuple[str, str], ...] = ()
     ignore: tuple[str, ...] = ()
     resize: bool | tuple[str, ...] = False
-    told: dict[str, matching.Match] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
+    told: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.path:
@@ -232,10 +232,12 @@ class weights:
         for name in self.nets:
             if name not in params:
                 raise ConfigError(f"nets: there is no net {name!r}; {did_you_mean(name, params)}")
+        out = {}
         for net in self.nets or params:
             here = trees.flatten(params[net])
-            self.told[net] = matching.match(self.path, net, there, here, self._rules, first)
-        return {net: found.taken for net, found in self.told.items()}
+            found = matching.match(self.path, net, there, here, self._rules, first)
+            out[net], self.told[net] = found.taken, found.facts()
+        return out
 
     def read_mutable(self, mutable: Mapping[str, Mapping[str, Tree]]) -> dict[str, dict[str, np.ndarray]]:
         """{net: {address: array}} of what replaces other variables, such as running statistics.

@@ -119,6 +119,7 @@ def test_a_file_of_arrays_under_other_names_is_enough_and_the_run_says_what_beca
     init = call(pretrained.weights, path=str(tmp_path / "theirs.npz"), rename=renames, ignore=("^rotary/",))
     init.fresh, init.resize = ("block_1/",), True
     done = fit(config_of(tmp_path, depth=2, vocab=300, init=init), tmp_path / "run", progress=True)
+    assert "given" not in vars(done.parts.program)  # the host's copy is let go
     begun = trees.flatten(done.parts.program.begin().params["model"])
     for name, x in flat.items():
         np.testing.assert_array_equal(begun[name][: len(x)], x, err_msg=name)

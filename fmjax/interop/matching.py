@@ -59,17 +59,17 @@ class Match:
         rest = {"fresh": self.fresh, "ignored": self.ignored, "heads_left": self.heads}
         return {"loaded": len(self.taken), "numbers": numbers, "resized": resized, **rest}
 
-    def lines(self, net: str) -> list[str]:
-        """The same for people; only what there is."""
-        facts = self.facts()
-        named = {
-            "resized": [f"{name} {change}" for name, change in facts["resized"].items()],
-            "fresh": self.fresh,
-            "ignored": self.ignored,
-            "left, heads there": self.heads,
-        }
-        first = f"init  {net}: {facts['loaded']} weights loaded, {facts['numbers']:,} numbers"
-        return [first, *(f"      {word} {len(names)}: {listed(names, 6)}" for word, names in named.items() if names)]
+
+def lines(net: str, facts: Mapping[str, Any]) -> list[str]:
+    """What `Match.facts` of a net says, for people; only what there is."""
+    named = {
+        "resized": [f"{name} {change}" for name, change in facts["resized"].items()],
+        "fresh": facts["fresh"],
+        "ignored": facts["ignored"],
+        "left, heads there": facts["heads_left"],
+    }
+    first = f"init  {net}: {facts['loaded']} weights loaded, {facts['numbers']:,} numbers"
+    return [first, *(f"      {word} {len(names)}: {listed(names, 6)}" for word, names in named.items() if names)]
 
 
 def renamed(there: Mapping[str, Any], pattern: str, replacement: str) -> dict[str, Any]:

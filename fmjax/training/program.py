@@ -154,7 +154,7 @@ class Program:
 
     @property
     def told(self) -> Mapping[str, Any]:
-        """{net: what became of the weights from elsewhere}, once `given` was read; see interop/matching.py's Match."""
+        """{net: facts} of what became of the weights from elsewhere, once `given` was read."""
         return getattr(self.initial, "told", NOTHING)
 
     @cached_property

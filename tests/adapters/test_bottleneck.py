@@ -97,6 +97,14 @@ def test_every_way_to_run_the_blocks_calls_it(params):
         np.testing.assert_allclose(says(adapter.wrap(MODEL).clone(**changes), both), want, rtol=1e-5, atol=1e-5)
 
 
+def test_a_scan_over_blocks_that_are_not_all_adapted_is_refused(params):
+    adapter = houlsby(size=3, targets=("block_0/attention/out/kernel$",))
+    own, frozen = adapter.split(params, KEY)
+    both = adapter.merge("model", frozen["model"], own["model"])
+    with pytest.raises(ConfigError, match="scan needs blocks that are alike, and an adapter"):
+        jax.eval_shape(adapter.wrap(MODEL.clone(scan=True)).apply, {"params": both}, TOKENS)
+
+
 def test_the_wrapped_module_is_the_module_in_all_else():
     wrapped = houlsby().wrap(MODEL)
     assert (wrapped.vocab, wrapped.depth, hasattr(wrapped, "encode")) == (11, 2, False)
