@@ -19,6 +19,7 @@ from fmjax.core.config import build, did_you_mean, parse
 from fmjax.core.errors import CheckpointError, ConfigError
 from fmjax.core.fingerprint import config_hash
 from fmjax.core.types import Tree
+from fmjax.interop import matching
 from fmjax.sharding.devices import peak_flops
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.checkpoint_folder import steps as steps_on_disk
@@ -178,7 +179,11 @@ def fit(
     parts.program.metric_names  # noqa: B018 - a step that cannot be traced fails before anything is written
     fresh = home is None or not steps_on_disk(home.checkpoints)
     began_from = (
-        {"path": config.init.get("path", config.init.call), "digest": digest_of(parts.program.given)}
+        {
+            "path": config.init.get("path", config.init.call),
+            "digest": digest_of(parts.program.given),
+            "nets": dict(parts.program.told),
+        }
         if fresh and config.init
         else None
     )
@@ -202,6 +207,9 @@ def fit(
             run_tokenizer.keep(home.path, parts.data.source)
     if (log.progress if progress is None else progress) and jax.process_index() == 0:
         writers.append(Progress(config.steps))
+        for net, facts in parts.program.told.items() if began_from else ():
+            for line in matching.lines(net, facts):
+                writers[-1].say(line)
     peak = peak_flops(config.dtype)
     loop = Loop(
         program=parts.program,
