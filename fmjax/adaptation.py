@@ -41,10 +41,10 @@ def divide(program: Program, adapter: Any, folder: Path | None = None) -> Adapte
         adapter = dataclasses.replace(adapter, fresh=frozenset(_fresh(program, folder)))
     program.split = adapter.split
     try:
-        jax.eval_shape(adapter.split, program.undivided, jax.random.key(0))
+        jax.eval_shape(adapter.split, program.learning, jax.random.key(0))
     except ConfigError as error:
         raise ConfigError(f"--config.adapt: {error}") from None
-    nets = [net for net in program.undivided if not adapter.nets or net in adapter.nets]
+    nets = [net for net in program.learning if not adapter.nets or net in adapter.nets]
     program.merge = {**program.merge, **{net: partial(adapter.merge, net) for net in nets}}
     return adapter
 
@@ -59,7 +59,7 @@ def _fresh(program: Program, folder: Path | None) -> list[str]:
     if program.initial is None:
         return []
     filled = {f"{net}/{name}" for net, given in program.given.items() for name in given}
-    return sorted(trees.flatten(program.undivided).keys() - filled)
+    return sorted(trees.flatten(program.learning).keys() - filled)
 
 
 def summary(program: Program) -> dict[str, Any]:
@@ -69,7 +69,7 @@ def summary(program: Program) -> dict[str, Any]:
     base = trees.flatten(state.frozen)
     own = trees.addresses(state.params)
     whole = [name for name in own if name.rpartition("/")[0] not in base]
-    made = trees.count(program.undivided)
+    made = trees.count(program.learning)
     return {
         "trainable": trainable,
         "total": made,

@@ -15,7 +15,9 @@ from fmjax.core.errors import ConfigError
 from fmjax.models import mlp
 from fmjax.objectives import supervised
 from fmjax.objectives.distillation import Distill
-from fmjax.run import fit
+from fmjax.run import Run, fit
+from fmjax.training.checkpoint import Checkpoints
+from fmjax.training.checkpoint_folder import read_manifest
 
 RNG = np.random.default_rng(0)
 STUDENT, TEACHER = (RNG.normal(size=(5, 3)).astype(np.float32) * 2 for _ in range(2))
@@ -60,7 +62,7 @@ def test_the_teacher_stays_and_a_resumed_run_does_not_need_its_folder(tmp_path):
     config.objective = call(supervised.Classify, inputs_from="features")
     teacher = fit(config, tmp_path / "teacher")
     run = fit(student(str(tmp_path / "teacher")), tmp_path / "whole")
-    same(run.state.params["teacher"], {**teacher.state.params, **teacher.state.ema}["model"])
+    same(run.state.frozen["teacher"], {**teacher.state.params, **teacher.state.ema}["model"])
     assert "teacher" not in str(jax.tree.structure(run.state.opt_state))
 
     class Crash(Exception):
@@ -76,6 +78,28 @@ def test_the_teacher_stays_and_a_resumed_run_does_not_need_its_folder(tmp_path):
     again = fit(student(str(tmp_path / "teacher")), tmp_path / "half")
     same(again.state, run.state)
     assert course(tmp_path / "half") == course(tmp_path / "whole")
+    same(Run.load(tmp_path / "half").state, run.state)
+    for place in ("whole", "half"):
+        checkpoints = tmp_path / place / "checkpoints"
+        assert len(list((checkpoints / "frozen").iterdir())) == 1
+        assert not any("teacher" in name for name in read_manifest(checkpoints / "6")["leaves"])
+    same(pretrained.run_weights(tmp_path / "half", net="teacher")[0], run.state.frozen["teacher"])
+
+
+def test_a_run_that_has_its_teacher_in_every_checkpoint_still_loads_and_goes_on(tmp_path):
+    config = student("")
+    config.init = None
+    run = fit(config, tmp_path / "run")
+    state, steps = run.state, run.config.steps
+    among = state.replace(params={**state.params, **state.frozen}, ema={**state.ema, **state.frozen}, frozen={})
+    shutil.copytree(tmp_path / "run", tmp_path / "old")
+    shutil.rmtree(tmp_path / "old" / "checkpoints")
+    facts = read_manifest(tmp_path / "run" / "checkpoints" / str(steps))
+    with Checkpoints(tmp_path / "old" / "checkpoints") as checkpoints:
+        checkpoints.save(steps, among, {"data_fingerprint": facts["data_fingerprint"]}, wait=True)
+    same(Run.load(tmp_path / "old").state, state)
+    same(pretrained.run_weights(tmp_path / "old", net="teacher")[0], state.frozen["teacher"])
+    same(fit(config, tmp_path / "old").state, state)
 
 
 def test_what_makes_no_sense_is_refused():
