@@ -29,63 +29,65 @@ BATCHES = {
 }
 
 
-def measured(objective, batch, student=STUDENT, teacher=TEACHER, same=False):
-    """((loss, weight, metrics), gradient, (student, teacher)'s weights), in one program."""
-    inputs = objective.inputs({k: jnp.asarray(v) for k, v in batch.items()})
+def measured(objectives, batch, student=STUDENT, teacher=TEACHER, same=False):
+    """[((loss, (weight, metrics)), gradient)] of each objective and both nets' logits, in one program."""
+    inputs = objectives[0].inputs({k: jnp.asarray(v) for k, v in batch.items()})
 
     @jax.jit
     def run():
         mine = student.init(jax.random.key(0), *inputs["model"])["params"]
         theirs = mine if same else teacher.init(jax.random.key(1), *inputs["teacher"])["params"]
 
-        def lost(params):
+        def lost(params, objective):
             nets = {"model": net_of(student, params, train=False), "teacher": net_of(teacher, theirs, train=False)}
             loss, metrics = objective.loss("model", nets, batch, {}, jax.random.key(2))
             return loss.sum, (loss.weight, metrics)
 
-        return jax.value_and_grad(lost, has_aux=True)(mine), (mine, theirs)
+        reading = objectives[0].of.read({k: jnp.asarray(v) for k, v in batch.items()})
+        said = [
+            model.apply({"params": params}, *reading.tokens, **reading.context)
+            for model, params in ((student, mine), (teacher, theirs))
+        ]
+        grad = jax.value_and_grad(lost, has_aux=True)
+        return [grad(mine, objective) for objective in objectives], said, reading.targets, reading.weights
 
-    ((total, (weight, metrics)), slope), weights = run()
-    return (total, weight, metrics), slope, weights
+    return jax.device_get(run())
 
 
 @pytest.mark.parametrize("kind", BATCHES, ids=lambda kind: kind.__name__)
 def test_the_loss_is_that_of_labels_and_of_the_teacher_over_targets_that_count(kind):
     of, share, hot = kind(), 0.3, 2.5
     batch = BATCHES[kind]
-    (total, weight, metrics), slope, weights = measured(DistillTokens(of, share=share, temperature=hot), batch)
-    reading = of.read({k: jnp.asarray(v) for k, v in batch.items()})
-    logits = [
-        np.asarray(model.apply({"params": params}, *reading.tokens, **reading.context))
-        for model, params in zip((STUDENT, TEACHER), weights, strict=True)
-    ]
-    own = -np.take_along_axis(log_softmax(logits[0], -1), np.asarray(reading.targets)[..., None], -1)[..., 0]
+    objectives = [DistillTokens(of, share=share, temperature=hot)]
+    if kind is NextToken:
+        objectives.append(DistillTokens(dataclasses.replace(of, chunk=3), share=share, temperature=hot))
+    found, logits, targets, counts = measured(objectives, batch)
+    (total, (weight, metrics)), slope = found[0]
+    own = -np.take_along_axis(log_softmax(logits[0], -1), targets[..., None], -1)[..., 0]
     q, p = (log_softmax(x / hot, -1) for x in logits)
     apart = hot**2 * (np.exp(p) * (p - q)).sum(-1)
-    counts = np.asarray(reading.weights)
     assert 0 < counts.sum() < counts.size
     np.testing.assert_allclose(weight, counts.sum(), rtol=1e-6)
     np.testing.assert_allclose(metrics["divergence"].sum, (apart * counts).sum(), rtol=1e-4)
     np.testing.assert_allclose(total, (((1 - share) * own + share * apart) * counts).sum(), rtol=1e-4)
-    in_chunks = DistillTokens(dataclasses.replace(of, chunk=3), share=share, temperature=hot)
-    (other, *_), other_slope, _ = measured(in_chunks, batch)
-    np.testing.assert_allclose(other, total, rtol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other_slope, slope)
+    for (other, _), other_slope in found[1:]:
+        np.testing.assert_allclose(other, total, rtol=1e-5)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), other_slope, slope)
 
 
 def test_a_student_that_agrees_has_nothing_to_learn():
     objective = DistillTokens(NextToken(), share=1.0)
-    (total, *_), slope, _ = measured(objective, BATCHES[NextToken], teacher=STUDENT, same=True)
+    [((total, _), slope)], *_ = measured([objective], BATCHES[NextToken], teacher=STUDENT, same=True)
     assert abs(total) < 1e-5
     jax.tree.map(lambda g: np.testing.assert_allclose(g, 0, atol=1e-5), slope)
 
 
 def test_what_cannot_teach_is_refused():
     with pytest.raises(ConfigError, match="the student gives 11 logits and the teacher 12"):
-        measured(DistillTokens(NextToken()), BATCHES[NextToken], teacher=Small(V + 1))
+        measured([DistillTokens(NextToken())], BATCHES[NextToken], teacher=Small(V + 1))
     with pytest.raises(ConfigError, match="wraps an objective over tokens"):
         DistillTokens(Distill())
     with pytest.raises(ConfigError, match="nothing about pairs"):
-        measured(DistillTokens(MaskedTokens()), {**BATCHES[MaskedTokens], "label": np.zeros(B, np.int32)})
+        measured([DistillTokens(MaskedTokens())], {**BATCHES[MaskedTokens], "label": np.zeros(B, np.int32)})
     with pytest.raises(ConfigError, match="average is a decay"):
         DistillTokens(NextToken(), average=1.0)

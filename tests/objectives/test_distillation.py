@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from scipy.special import log_softmax
-from stand_ins import course, same, tiny
+from stand_ins import BATCH as CASE
+from stand_ins import MLP, course, same, setup, tiny
 
 from fmjax import pretrained
 from fmjax.core.config import call
@@ -42,6 +43,18 @@ def test_a_student_that_agrees_has_nothing_to_learn_from_the_teacher():
     value, slope = jax.value_and_grad(lambda x: objective.losses(x, BATCH).sum())(jnp.asarray(TEACHER))
     assert abs(value) < 1e-5
     np.testing.assert_allclose(slope, 0, atol=1e-5)
+
+
+def test_the_running_average_of_the_student_can_teach():
+    objective = Distill(inputs_from="features", share=1.0, average=0.5)
+    state, step = setup(objective, {"model": MLP()}, accumulate=2)
+    first, seen = step(state, CASE)
+    np.testing.assert_allclose(seen["loss"].value(), 0, atol=1e-6)  # it begins as the student
+    moved = first.replace(params=jax.tree.map(lambda p: p + 0.1, first.params))
+    after, seen = step(moved, CASE)
+    assert seen["loss"].value() > 1e-6
+    wanted = jax.tree.map(lambda a, p: a * 2 / 11 + p * 9 / 11, first.carry["teacher"], after.params["model"])
+    same(after.carry["teacher"], wanted, 1e-5)
 
 
 def student(start: str):
