@@ -133,8 +133,9 @@ def assemble(
     )
     if config.init is not None:
         program.initial = build(config.init, "config.init")
-        if not getattr(program.initial, "any_tokenizer", True):
-            run_tokenizer.spoken(data.source, program.initial)
+        for start in getattr(program.initial, "starts", (program.initial,)):
+            if not getattr(start, "any_tokenizer", True):
+                run_tokenizer.spoken(data.source, start)
     adapter = None
     if config.adapt is not None:
         adapter = adaptation.divide(program, build(config.adapt, "config.adapt"), folder)

@@ -23,7 +23,8 @@ class Net:
     silent, gradient-free evaluation copy: for teachers, targets, and inside transforms of your own.
 
     Where an objective adds to `watch`, `inside` is what the modules at these addresses gave in the first call, and
-    `asked` the arguments of that call: features of a student, and what to ask the teacher.
+    `asked` the arguments of that call: features of a student, and what to ask the teacher. `options` are arguments that
+    every call gets besides, such as which head answers.
     """
 
     module: nn.Module
@@ -36,8 +37,10 @@ class Net:
     watch: tuple[str, ...] = ()
     inside: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
     asked: tuple[tuple, dict] = ((), {})
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs = {**self.options, **kwargs}
         keep = [*self.mutable, "losses"] if self.train else []
         rngs = {"dropout": jax.random.fold_in(self.rng, self.calls)} if self.train else None
         variables, watched = {"params": self.params, **self.mutable}, {}
@@ -55,7 +58,8 @@ class Net:
         return out
 
     def fixed(self, params: Tree = None) -> "Net":
-        return Net(self.module, jax.lax.stop_gradient(self.params if params is None else params), self.mutable)
+        params = jax.lax.stop_gradient(self.params if params is None else params)
+        return Net(self.module, params, self.mutable, options=self.options)
 
 
 def named(intermediates: Mapping[str, Any]) -> dict[str, jax.Array]:
