@@ -1,4 +1,4 @@
-"""Fisher: `python -m fmjax.fisher --workdir=RUN [--examples=N]` writes how much each weight of a run matters to its task.
+"""Fisher: `python -m fmjax.fisher --workdir=RUN [--examples=N]` writes how much each weight matters to a run's task.
 
 RUN/fisher.npz holds the diagonal of the empirical Fisher information: the mean over training examples of the squared
 gradient of an example's loss, in evaluation mode. `objectives/elastic.py` holds weights by it.

@@ -1,4 +1,4 @@
-"""Starts for `config.init` besides `pretrained.weights`: several at once, and how much each weight of a run mattered."""
+"""Starts for `config.init` besides `pretrained.weights`: several at once, and how much each weight mattered."""
 
 import dataclasses
 from collections.abc import Mapping
