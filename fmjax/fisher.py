@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from fmjax.core.errors import ConfigError, exits
-from fmjax.starts import FILE
+
+FILE = "fisher.npz"  # in the run folder
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -11,8 +11,7 @@ from fmjax.core import trees
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import CheckpointError, ConfigError
 from fmjax.core.types import Tree
-
-FILE = "fisher.npz"
+from fmjax.fisher import FILE
 
 
 @dataclasses.dataclass(frozen=True)
