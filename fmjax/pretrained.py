@@ -60,13 +60,12 @@ def model(path: str, **changes: Any) -> ConfigDict:
     Raises:
       UserError: nothing there that can be read.
     """
-    found = _run_model(Path(path)) if is_run(path) else folders.describe(path)
-    for key, value in changes.items():
-        if key not in found:
-            raise ConfigError(f"{found['call']} takes no {key!r}; {did_you_mean(key, found.keys())}")
-        with found.ignore_type():
-            found[key] = value
-    return found
+    return _changed(_run_model(Path(path)) if is_run(path) else folders.describe(path), changes)
+
+
+def teacher(path: str, **changes: Any) -> ConfigDict:
+    """As `model`, with the head that a run put on it: to write into a config beside what learns from it."""
+    return _changed(_run_model(Path(path), whole=True) if is_run(path) else folders.describe(path), changes)
 
 
 def variant(text: str) -> tuple[bool, str]:
@@ -282,6 +281,15 @@ class weights:
         if left:
             log.warning("%s: %d weights have no place in this model: %s", self.path, len(left), _few(left))
         return found
+
+
+def _changed(found: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    for key, value in changes.items():
+        if key not in found:
+            raise ConfigError(f"{found['call']} takes no {key!r}; {did_you_mean(key, found.keys())}")
+        with found.ignore_type():
+            found[key] = value
+    return found
 
 
 def _run_model(path: Path, whole: bool = False) -> ConfigDict:
