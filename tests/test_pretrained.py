@@ -135,12 +135,15 @@ def test_a_model_without_a_head_takes_what_a_head_stood_on(first, monkeypatch):
 def test_a_teacher_and_a_student_start_from_folders_of_their_own_in_the_same_tokens(first, tmp_path):
     folder, run = first
     path = str(folder / "run")
-    student = call(pretrained.weights, path=path, nets=("model",), fresh=(".*",))
+    student = call(pretrained.weights, path=path, nets=("model",), fresh=("block_1/",))
     teacher = call(pretrained.weights, path=path, nets=("teacher",))
 
     def config(**more):
         made = config_of(tmp_path, init=call(starts.several, starts=(student, teacher)), **more)
-        made.models = {"model": call(transformer.Decoder, vocab=257, width=8), "teacher": pretrained.teacher(path)}
+        made.models = {
+            "model": call(transformer.Decoder, vocab=257, width=16, depth=2, heads=2),
+            "teacher": pretrained.teacher(path),
+        }
         made.objective = call(distillation.DistillTokens, of=made.objective)
         del made.model
         return assemble(complete(made)).program

@@ -71,10 +71,10 @@ class Mixture(Objective):
 
     What a part's loss is divided by is found in `prepare`, over the whole batch, so that microbatches change nothing; a
     part without a target in a batch adds nothing. Reports `loss`, and all that the parts report as "<part>/<name>".
-    Predicts what the first part that finds its data predicts, and anything of any part as "<part>/<name>".
+    Predicts what the first part (by name) that finds its data predicts, and anything of any part as "<part>/<name>".
 
     Attributes:
-      parts: {name: part}.
+      parts: {name: part}; their order means nothing.
     """
 
     parts: Mapping[str, Part]
@@ -88,6 +88,8 @@ class Mixture(Objective):
             players = part.objective.players
             if len(players) != 1 or (players[0].every, players[0].start) != (1, 0):
                 raise ConfigError(f"part {name!r}: a mixture takes objectives with one player that moves at every step")
+
+        object.__setattr__(self, "parts", dict(sorted(self.parts.items())))  # keys are drawn by place
 
     @property
     def players(self) -> tuple[Player, ...]:
@@ -135,20 +137,21 @@ class Mixture(Objective):
     def loss(
         self, player: str, nets: Mapping[str, Net], batch: Batch, carry: Tree, rng: jax.Array
     ) -> tuple[Mean, dict[str, Mean]]:
-        total, metrics = jnp.zeros(()), {}
+        total, shown, metrics = jnp.zeros(()), jnp.zeros(()), {}
         for i, (name, part) in enumerate(self.parts.items()):
             mine, seen = _below(batch, name), part.see(nets)
             factor = mine.pop(FACTOR)[0]
             lost, said = part.objective.loss(part.objective.players[0].name, seen, mine, carry[name], _key(rng, i))
             if matters(part.weight):  # 0 times a loss that is not finite is not 0
                 total = total + factor * lost.sum
+                shown = shown + factor * said.get("loss", lost).sum  # as the part reports it, without what nets sow
             metrics |= {f"{name}/{key}": value for key, value in said.items()}
             for word, net in seen.items():  # running statistics and dropout keys go on from part to part
                 own = nets[part.nets.get(word, word)]
                 if net.calls > own.calls:
                     own.mutable, own.calls = net.mutable, net.calls
-        whole = Mean(total, jnp.float32(len(batch["valid"])))
-        return whole, {"loss": whole, **metrics}
+        rows = jnp.float32(len(batch["valid"]))
+        return Mean(total, rows), {"loss": Mean(shown, rows), **metrics}
 
     def finish(self, nets: Mapping[str, Net], batch: Batch, carry: Tree, step: jax.Array) -> Tree:
         return {

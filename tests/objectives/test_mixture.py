@@ -3,6 +3,7 @@
 import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from stand_ins import BATCH, KEY, MLP, Plain, Rows, same, setup, tiny
 
@@ -12,6 +13,7 @@ from fmjax.core.errors import ConfigError
 from fmjax.core.nets import Net
 from fmjax.data import pipeline, tasks
 from fmjax.evals import evaluators, metrics
+from fmjax.models import mlp
 from fmjax.objectives.mixture import FACTOR, Mixture, Part
 from fmjax.objectives.supervised import Classify
 
@@ -32,7 +34,9 @@ def test_one_part_alone_is_its_objective():
 
 def test_means_are_added_with_weights_and_microbatches_change_nothing():
     mixture = Mixture({"a": Part(Plain(), 0.3), "b": Part(OTHER, lambda step: 0.7 + step)})
-    (whole, step), (parts, micro) = (setup(mixture, NETS, accumulate=n) for n in (1, 4))
+    (whole, step), (parts, micro) = (
+        setup(mixture, {"model": mlp.MLP(features=(8,), classes=3)}, optax.sgd(0.1), accumulate=n) for n in (1, 4)
+    )
     for weight in (0.7, 1.7):
         whole, seen = step(whole, BATCH)
         parts, told = micro(parts, BATCH)
@@ -48,7 +52,7 @@ class TwoHeads(nn.Module):
     @nn.compact
     def __call__(self, x, head: str = "three", train: bool = False):
         x = nn.tanh(nn.Dense(4)(x))
-        heads = {"three": nn.Dense(3, name="three")(x), "two": nn.Dense(2, name="two")(x)}
+        heads = {"three": nn.Dense(3, name="three")(x), "four": nn.Dense(4, name="four")(x)}
         return heads[head]
 
 
@@ -60,7 +64,7 @@ def two_tasks():
         Mixture,
         parts={
             "three": call(Part, objective=threes, under="a"),
-            "two": call(Part, objective=threes.copy_and_resolve_references(), under="b", options={"head": "two"}),
+            "four": call(Part, objective=threes.copy_and_resolve_references(), under="b", options={"head": "four"}),
         },
     )
     sources = {"a": call(Rows), "b": call(Rows, n=40, seed=5)}
@@ -77,12 +81,12 @@ def two_tasks():
 
 def test_tasks_with_heads_of_their_own_are_wired_by_a_config():
     program = assemble(complete(two_tasks())).program
-    assert {"loss", "three/accuracy", "two/accuracy"} <= set(program.metric_names)
+    assert {"loss", "three/accuracy", "four/accuracy"} <= set(program.metric_names)
     outputs = program._outputs
-    assert outputs["logits"].shape == outputs["three/logits"].shape == (8, 3)
-    assert outputs["two/logits"].shape == (8, 2)
+    assert outputs["three/logits"].shape == (8, 3)
+    assert outputs["logits"].shape == outputs["four/logits"].shape == (8, 4)
     config = two_tasks()
-    config.evals["three"].predict = "two/predict"
+    config.evals["three"].predict = "four/predict"
     with pytest.raises(ConfigError, match="the data has nothing under 'b'"):
         assemble(complete(config))
 
@@ -97,6 +101,7 @@ def test_rows_without_a_task_weigh_nothing():
     alone, _ = Plain().loss("model", nets, BATCH, {}, KEY)
     assert jnp.isfinite(ready[f"b/{FACTOR}"]).all()
     np.testing.assert_allclose(loss.value(), alone.value(), rtol=1e-5)
+    np.testing.assert_allclose(seen["loss"].value(), seen["a/loss"].value(), rtol=1e-5)
     assert seen["b/loss"].weight == 0
 
 
