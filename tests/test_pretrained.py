@@ -9,7 +9,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from fmjax import fit, pretrained, starts
-from fmjax.assembly import assemble, complete
+from fmjax.assembly import assemble, complete, flops_per_step
 from fmjax.core import trees
 from fmjax.core.config import build, call
 from fmjax.core.errors import CheckpointError, ConfigError
@@ -153,5 +153,8 @@ def test_a_teacher_and_a_student_start_from_folders_of_their_own_in_the_same_tok
     for name, x in trees.flatten(run.state.params["model"]).items():
         np.testing.assert_array_equal(program.given["teacher"][name], x)
     assert "divergence" in program.metric_names
+    shapes = {"tokens": (4, 17)}
+    forward = {name: module.flops(shapes) for name, module in program.modules.items()}
+    assert flops_per_step(program) == 3 * forward["model"] + forward["teacher"]
     with pytest.raises(ConfigError, match="speak the byte of 257 ids"):
         config(tokenizer=call(tokenizers.characters, corpus=("abcdefghijklmnopqrstuvwxyz. \n",)))

@@ -54,7 +54,7 @@ def measured(objectives, batch, student=STUDENT, teacher=TEACHER, same=False):
     return jax.device_get(run())
 
 
-@pytest.mark.parametrize("kind", BATCHES, ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [NextToken, SequenceToSequence], ids=lambda kind: kind.__name__)
 def test_the_loss_is_that_of_labels_and_of_the_teacher_over_targets_that_count(kind):
     of, share, hot = kind(), 0.3, 2.5
     batch = BATCHES[kind]

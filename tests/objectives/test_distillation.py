@@ -47,7 +47,7 @@ def test_a_student_that_agrees_has_nothing_to_learn_from_the_teacher():
 
 def test_the_running_average_of_the_student_can_teach():
     objective = Distill(inputs_from="features", share=1.0, average=0.5)
-    state, step = setup(objective, {"model": MLP()}, accumulate=2)
+    state, step = setup(objective, {"model": MLP()})
     first, seen = step(state, CASE)
     np.testing.assert_allclose(seen["loss"].value(), 0, atol=1e-6)  # it begins as the student
     moved = first.replace(params=jax.tree.map(lambda p: p + 0.1, first.params))
@@ -69,50 +69,58 @@ def student(start: str):
     return config
 
 
-def test_the_teacher_stays_and_a_resumed_run_does_not_need_its_folder(tmp_path):
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    """A folder with the run of a teacher, and that of a student as "whole"."""
+    folder = tmp_path_factory.mktemp("runs")
     config = tiny(4)
     config.model = call(mlp.MLP, features=(8,), classes=3)
     config.objective = call(supervised.Classify, inputs_from="features")
-    teacher = fit(config, tmp_path / "teacher")
-    run = fit(student(str(tmp_path / "teacher")), tmp_path / "whole")
-    same(run.state.frozen["teacher"], {**teacher.state.params, **teacher.state.ema}["model"])
-    assert "teacher" not in str(jax.tree.structure(run.state.opt_state))
+    fit(config, folder / "teacher")
+    fit(student(str(folder / "teacher")), folder / "whole")
+    return folder
 
-    class Crash(Exception):
-        pass
 
-    def crash(step, state, metrics):
-        if step == 5:  # step 4 is on disk
-            raise Crash
+class Crash(Exception):
+    """What a power cut is to a test."""
 
+
+def crash(step, state, metrics):
+    if step == 5:  # step 4 is on disk
+        raise Crash
+
+
+def test_the_teacher_stays_and_a_resumed_run_does_not_need_its_folder(home, tmp_path):
+    config = student(str(home / "teacher"))
     with pytest.raises(Crash):
-        fit(student(str(tmp_path / "teacher")), tmp_path / "half", hooks=[crash])
-    shutil.move(tmp_path / "teacher", tmp_path / "elsewhere")
-    again = fit(student(str(tmp_path / "teacher")), tmp_path / "half")
+        fit(config.copy_and_resolve_references(), tmp_path, hooks=[crash])
+    run = Run.load(home / "whole")
+    same(run.state.frozen["teacher"], pretrained.run_weights(home / "teacher")[0])
+    assert "teacher" not in str(jax.tree.structure(run.state.opt_state))
+    shutil.move(home / "teacher", home / "elsewhere")
+    try:
+        again = fit(config, tmp_path)
+    finally:
+        shutil.move(home / "elsewhere", home / "teacher")
     same(again.state, run.state)
-    assert course(tmp_path / "half") == course(tmp_path / "whole")
-    same(Run.load(tmp_path / "half").state, run.state)
-    for place in ("whole", "half"):
-        checkpoints = tmp_path / place / "checkpoints"
-        assert len(list((checkpoints / "frozen").iterdir())) == 1
-        assert not any("teacher" in name for name in read_manifest(checkpoints / "6")["leaves"])
-    same(pretrained.run_weights(tmp_path / "half", net="teacher")[0], run.state.frozen["teacher"])
+    assert course(tmp_path) == course(home / "whole")
+    checkpoints = tmp_path / "checkpoints"
+    assert len(list((checkpoints / "frozen").iterdir())) == 1
+    assert not any("teacher" in name for name in read_manifest(checkpoints / "6")["leaves"])
+    same(pretrained.run_weights(tmp_path, net="teacher")[0], run.state.frozen["teacher"])
 
 
-def test_a_run_that_has_its_teacher_in_every_checkpoint_still_loads_and_goes_on(tmp_path):
-    config = student("")
-    config.init = None
-    run = fit(config, tmp_path / "run")
-    state, steps = run.state, run.config.steps
+def test_a_run_that_has_its_teacher_in_every_checkpoint_still_loads_and_goes_on(home, tmp_path):
+    state, old = Run.load(home / "whole").state, tmp_path / "old"
     among = state.replace(params={**state.params, **state.frozen}, ema={**state.ema, **state.frozen}, frozen={})
-    shutil.copytree(tmp_path / "run", tmp_path / "old")
-    shutil.rmtree(tmp_path / "old" / "checkpoints")
-    facts = read_manifest(tmp_path / "run" / "checkpoints" / str(steps))
-    with Checkpoints(tmp_path / "old" / "checkpoints") as checkpoints:
-        checkpoints.save(steps, among, {"data_fingerprint": facts["data_fingerprint"]}, wait=True)
-    same(Run.load(tmp_path / "old").state, state)
-    same(pretrained.run_weights(tmp_path / "old", net="teacher")[0], state.frozen["teacher"])
-    same(fit(config, tmp_path / "old").state, state)
+    shutil.copytree(home / "whole", old)
+    shutil.rmtree(old / "checkpoints")
+    facts = read_manifest(home / "whole" / "checkpoints" / "6")
+    with Checkpoints(old / "checkpoints") as checkpoints:
+        checkpoints.save(6, among, {"data_fingerprint": facts["data_fingerprint"]}, wait=True)
+    same(Run.load(old).state, state)
+    same(pretrained.run_weights(old, net="teacher")[0], state.frozen["teacher"])
+    same(fit(student(str(home / "teacher")), old).state, state)
 
 
 def test_what_makes_no_sense_is_refused():
