@@ -45,10 +45,10 @@ def divide(program: Program, adapter: Any, folder: Path | None = None) -> Adapte
         adapter = dataclasses.replace(adapter, fresh=frozenset(_fresh(program, folder)))
     program.split = adapter.split
     try:
-        jax.eval_shape(adapter.split, program.undivided, jax.random.key(0))
+        jax.eval_shape(adapter.split, program.learning, jax.random.key(0))
     except ConfigError as error:
         raise ConfigError(f"--config.adapt: {error}") from None
-    nets = [net for net in program.undivided if not adapter.nets or net in adapter.nets]
+    nets = [net for net in program.learning if not adapter.nets or net in adapter.nets]
     program.merge = {**program.merge, **{net: partial(adapter.merge, net) for net in nets}}
     if not adapter.merges:
         _reaches(program, adapter, nets)
@@ -63,8 +63,8 @@ def _reaches(program: Program, adapter: Adapter, nets: list[str]) -> None:
       ConfigError: there are such.
     """
     layers = {layer for net in nets for layer in _layers(program, adapter, net)}
-    own, _ = jax.eval_shape(adapter.split, program.undivided, jax.random.key(0))
-    new = trees.flatten(own).keys() - trees.flatten(program.undivided).keys()
+    own, _ = jax.eval_shape(adapter.split, program.learning, jax.random.key(0))
+    new = trees.flatten(own).keys() - trees.flatten(program.learning).keys()
     wanted = {name.rpartition("/")[0].rpartition("/")[0] for name in new}  # layer/bottleneck/up
     if odd := sorted(wanted - layers):
         kind = type(adapter.delta).__name__.lower()
@@ -99,7 +99,7 @@ def _fresh(program: Program, folder: Path | None) -> list[str]:
     if program.initial is None:
         return []
     filled = {f"{net}/{name}" for net, given in program.given.items() for name in given}
-    return sorted(trees.flatten(program.undivided).keys() - filled)
+    return sorted(trees.flatten(program.learning).keys() - filled)
 
 
 def summary(program: Program) -> dict[str, Any]:
@@ -107,7 +107,7 @@ def summary(program: Program) -> dict[str, Any]:
     state = program.abstract
     trainable = trees.count(state.params)
     own = trees.addresses(state.params)
-    made, known = trees.count(program.undivided), trees.flatten(program.undivided)
+    made, known = trees.count(program.learning), trees.flatten(program.learning)
     return {
         "trainable": trainable,
         "total": made,

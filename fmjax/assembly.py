@@ -133,8 +133,9 @@ def assemble(
     )
     if config.init is not None:
         program.initial = build(config.init, "config.init")
-        if not getattr(program.initial, "any_tokenizer", True):
-            run_tokenizer.spoken(data.source, program.initial)
+        for start in getattr(program.initial, "starts", (program.initial,)):
+            if not getattr(start, "any_tokenizer", True):
+                run_tokenizer.spoken(data.source, start)
     adapter = None
     if config.adapt is not None:
         adapter = adaptation.divide(program, build(config.adapt, "config.adapt"), folder)
@@ -214,10 +215,11 @@ def _in_dtype(module: Any, dtype: str) -> Any:
 
 
 def flops_per_step(program: Program) -> float | None:
-    """FLOPs of a training step: three times the forward pass of every net that can tell; None where a part of one is
-    frozen, since how far the backward pass goes then depends on which."""
-    if program.split is not None:
+    """FLOPs of a training step: three times the forward pass of every net that can tell, once that of a teacher or a
+    reference; None where a part of one is frozen, since how far the backward pass goes then depends on which."""
+    silent = program.modules.keys() - program.abstract.params.keys()
+    if program.split is not None or silent - {"teacher", "reference"}:
         return None
     shapes = {k: tuple(v.shape) for k, v in program.example.items()}
-    known = [m.flops(shapes) for m in program.modules.values() if hasattr(m, "flops")]
-    return 3.0 * sum(known) if known else None
+    known = [(1.0 if n in silent else 3.0) * m.flops(shapes) for n, m in program.modules.items() if hasattr(m, "flops")]
+    return sum(known) if known else None

@@ -58,13 +58,12 @@ def model(path: str, **changes: Any) -> ConfigDict:
     Raises:
       UserError: nothing there that can be read.
     """
-    found = _run_model(Path(path)) if is_run(path) else folders.describe(path)
-    for key, value in changes.items():
-        if key not in found:
-            raise ConfigError(f"{found['call']} takes no {key!r}; {did_you_mean(key, found.keys())}")
-        with found.ignore_type():
-            found[key] = value
-    return found
+    return _changed(_run_model(Path(path)) if is_run(path) else folders.describe(path), changes)
+
+
+def teacher(path: str, **changes: Any) -> ConfigDict:
+    """As `model`, with the head that a run put on it: to write into a config beside what learns from it."""
+    return _changed(_run_model(Path(path), whole=True) if is_run(path) else folders.describe(path), changes)
 
 
 def variant(text: str) -> tuple[bool, str]:
@@ -161,21 +160,23 @@ def run_weights(path: Path, step: int | None = None, net: str = "model") -> tupl
         if step is None or step not in checkpoints.steps():
             there = ", ".join(map(str, checkpoints.steps())) or "none"
             raise CheckpointError(f"{path} has no checkpoint{'' if step is None else f' {step}'}; there is {there}")
-        leaves = checkpoint_folder.read_manifest(home.checkpoints.absolute() / str(step))["leaves"]
-        for part in ("ema", "params", "frozen"):
+        facts = checkpoint_folder.read_manifest(home.checkpoints.absolute() / str(step))
+        leaves, digest, adapt = facts["leaves"], facts.get("frozen"), _adapt(home)
+        for part in ("ema", "params"):
             found = {k: v for k, v in leaves.items() if k.startswith(f"{part}/{net}/")}
             if found:
                 break
-        else:
+        base = checkpoints.frozen_leaves(digest) if digest and (adapt is not None or not found) else {}
+        if not found and not any(name.startswith(f"{net}/") for name in base):
             raise CheckpointError(f"{path} has no weights of a net called {net!r}")
         others = {k: v for k, v in leaves.items() if k.startswith(f"mutable/{net}/")}
         read, manifest = checkpoints.restore(_numpy({**found, **others}), step, partial=True)
-        own, digest = read[part][net], manifest.get("frozen")
-        mutable, adapt = read.get("mutable", {}).get(net, {}), _adapt(home)
-        if adapt is None or digest is None:
-            return own, mutable, manifest
-        base = checkpoints.restore_frozen(_numpy(checkpoints.frozen_leaves(digest)), digest)
-    return adaptation.merged(adapt, net, base.get(net), own), mutable, manifest
+        mutable = read.get("mutable", {}).get(net, {})
+        frozen = checkpoints.restore_frozen(_numpy(base), digest).get(net) if base else None
+        if not found or frozen is None:
+            return frozen if not found else read[part][net], mutable, manifest
+        own = read[part][net]
+    return adaptation.merged(adapt, net, frozen, own), mutable, manifest
 
 
 def _numpy(leaves: Mapping[str, Any]) -> Tree:
@@ -292,6 +293,15 @@ class weights:
     def _must_pick(self, pattern: str, params: Mapping, mutable: Mapping[str, Mapping], what: str) -> None:
         names = {name for kind in (params, *mutable.values()) for name in kind}
         must_pick(pattern, names, what, f"weight of {self.path}")
+
+
+def _changed(found: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    for key, value in changes.items():
+        if key not in found:
+            raise ConfigError(f"{found['call']} takes no {key!r}; {did_you_mean(key, found.keys())}")
+        with found.ignore_type():
+            found[key] = value
+    return found
 
 
 def _run_model(path: Path, whole: bool = False) -> ConfigDict:

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-from fmjax import fit, pretrained
+from fmjax import fit, pretrained, starts
+from fmjax.assembly import assemble, complete, flops_per_step
 from fmjax.core import trees
 from fmjax.core.config import build, call
 from fmjax.core.errors import CheckpointError, ConfigError
 from fmjax.data import corpora, pipeline, text, tokenizers
 from fmjax.models import transformer
-from fmjax.objectives import language
+from fmjax.objectives import distillation, language
 from fmjax.optim import optimizers
 from fmjax.training.policies import Log
 
@@ -172,3 +173,31 @@ def test_a_model_without_a_head_takes_what_a_head_stood_on(first, monkeypatch):
     monkeypatch.setattr(pretrained, "load", lambda *_: pretrained.Pretrained(folder, found.module, headed, None))
     read = pretrained.weights(path=str(folder / "run")).read({"model": found.params})["model"]
     assert read.keys() == trees.flatten(found.params).keys()
+
+
+def test_a_teacher_and_a_student_start_from_folders_of_their_own_in_the_same_tokens(first, tmp_path):
+    folder, run = first
+    path = str(folder / "run")
+    student = call(pretrained.weights, path=path, nets=("model",), fresh=("block_1/",))
+    teacher = call(pretrained.weights, path=path, nets=("teacher",))
+
+    def config(**more):
+        made = config_of(tmp_path, init=call(starts.several, starts=(student, teacher)), **more)
+        made.models = {
+            "model": call(transformer.Decoder, vocab=257, width=16, depth=2, heads=2),
+            "teacher": pretrained.teacher(path),
+        }
+        made.objective = call(distillation.DistillTokens, of=made.objective)
+        del made.model
+        return assemble(complete(made)).program
+
+    program = config()
+    assert program.given.keys() == {"model", "teacher"}
+    for name, x in trees.flatten(run.state.params["model"]).items():
+        np.testing.assert_array_equal(program.given["teacher"][name], x)
+    assert "divergence" in program.metric_names
+    shapes = {"tokens": (4, 17)}
+    forward = {name: module.flops(shapes) for name, module in program.modules.items()}
+    assert flops_per_step(program) == 3 * forward["model"] + forward["teacher"]
+    with pytest.raises(ConfigError, match="speak the byte of 257 ids"):
+        config(tokenizer=call(tokenizers.characters, corpus=("abcdefghijklmnopqrstuvwxyz. \n",)))

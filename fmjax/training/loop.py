@@ -12,6 +12,7 @@ from jax.experimental import multihost_utils
 
 from fmjax.core.errors import CheckpointError, UserError
 from fmjax.core.trees import count, nbytes
+from fmjax.training import saved
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.evaluation import Evaluations
 from fmjax.training.feed import Feed, feed_of
@@ -167,13 +168,10 @@ class Loop:
         return state, step
 
     def restore(self, step: int | None = None) -> tuple[State, dict[str, Any]]:
-        target = self.program.abstract.replace(frozen={})
-        state, manifest = self.checkpoints.restore(target, step)
+        state, manifest = saved.restore(self.checkpoints, self.program.abstract, step)
         for warning in manifest.get("warnings", []):
             self._event("damaged", int(manifest["step"]), warning=warning)
-        digest = manifest.get("frozen")
-        frozen = self.checkpoints.restore_frozen(self.program.abstract.frozen, digest) if digest else {}
-        return state.replace(frozen=frozen), manifest
+        return state, manifest
 
     def _recall(self, step: int) -> None:
         """Know again what a run that was never interrupted would know at `step`, from the records up to it: the

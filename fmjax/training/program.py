@@ -19,7 +19,7 @@ from fmjax.core.trees import flatten
 from fmjax.core.types import Batch, Mean, Tree
 from fmjax.sharding.mesh import replicated, row_sharding, row_shards
 from fmjax.sharding.rules import shard_like, shard_params
-from fmjax.training.state import NOTHING, Merge, Split, State, begin, bind, init_weights, replaced
+from fmjax.training.state import NOTHING, Merge, Split, State, begin, bind, divided, init_weights, replaced
 from fmjax.training.step import make_step
 
 HOST_ONLY = ("text",)
@@ -169,9 +169,12 @@ class Program:
         def fresh(batch: Batch, rng: jax.Array) -> dict:
             return init_weights(self.modules, self.objective, batch, rng, self.frozen)[0]
 
-        if self.split is None:
-            return self.abstract.params
         return jax.eval_shape(fresh, self.device_example, jax.random.key(self.seed))
+
+    @property
+    def learning(self) -> dict[str, Tree]:
+        """Those of them that a player moves: what an adapter is asked about."""
+        return divided(self.objective, self.undivided)[0]
 
     @cached_property
     def given_mutable(self) -> dict[str, dict[str, Any]]:
