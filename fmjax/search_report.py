@@ -2,6 +2,7 @@
 
 import csv
 import io
+import shlex
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -48,7 +49,7 @@ def markdown(study: Study, trials: list[Found], mattered: Mapping[str, float] | 
     best = trials[0]
     if best.status == "finished":
         other = f", `{study.metric}` {best.metric:.5g}" if study.metric != study.objective else ""
-        out.append(f"Best: {best.name} with {best.value:.5g}{other}:\n\n    {' '.join(best.flags)}\n")
+        out.append(f"Best: {best.name} with {best.value:.5g}{other}:\n\n    {shlex.join(best.flags)}\n")
     numbers = [study.objective] + [study.metric] * (study.metric != study.objective)
     out += [f"| trial | ended | {' | '.join(numbers)} | {' | '.join(study.space)} | seconds |"]
     out.append("| --- " * (3 + len(numbers) + len(study.space)) + "|")
