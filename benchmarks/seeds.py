@@ -254,8 +254,8 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _seconds(folder: Path) -> float:
-    """What a run took from start to end, as its folder says: it may have been finished long before."""
-    return [r["seconds"] for r in read_records(folder / "metrics.jsonl") if r.get("event") == "finished"][-1]
+    """What a run took from start to end, as its folder says; who looks in later ends it again, in a moment."""
+    return max(r["seconds"] for r in read_records(folder / "metrics.jsonl") if r.get("event") == "finished")
 
 
 if __name__ == "__main__":

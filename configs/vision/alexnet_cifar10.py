@@ -3,7 +3,7 @@
 Run:      python -m fmjax.train --config=configs/vision/alexnet_cifar10.py
 Data:     TFDS "cifar10" in ArrayRecord format, under $FMJAX_DATA/tfds or ~/tensorflow_datasets.
 Takes:    about five minutes on two CPU cores.
-Reaches:  test accuracy 0.746 (seed 0).
+Reaches:  test accuracy 0.746 (mean of 3 seeds).
 
 `full` has half the channels and a fourth of the dense layers of `:gpu`. For AlexNet on CIFAR-10, 89 % with local
 response norm and crops is published (A. Krizhevsky's cuda-convnet, of four layers).

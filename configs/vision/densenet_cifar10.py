@@ -3,7 +3,7 @@
 Run:      python -m fmjax.train --config=configs/vision/densenet_cifar10.py
 Data:     TFDS "cifar10" in ArrayRecord format, under $FMJAX_DATA/tfds or ~/tensorflow_datasets.
 Takes:    about six minutes on two CPU cores; hours on a GPU (`:gpu`, not run here).
-Reaches:  test accuracy 0.580 (seed 0).
+Reaches:  test accuracy 0.583 (mean of 3 seeds).
 
 `full` has 4 layers a block, 28 in all with growth 12, for one epoch; `:gpu` is DenseNet-BC-100 (growth 12) for 300
 epochs, for which 95.49 % is published (arXiv 1608.06993, C10+).

@@ -3,7 +3,7 @@
 Run:      python -m fmjax.train --config=configs/vision/vgg_cifar10.py
 Data:     TFDS "cifar10" in ArrayRecord format, under $FMJAX_DATA/tfds or ~/tensorflow_datasets.
 Takes:    about three minutes on two CPU cores; an hour on a GPU (`:gpu`, not run here).
-Reaches:  test accuracy 0.753 (seed 0).
+Reaches:  test accuracy 0.756 (mean of 3 seeds).
 
 `full` is VGG-11's shape at a fourth of its width for five epochs; `:gpu` is VGG-16 for 200, for which 92.64 % is
 published (kuangliu/pytorch-cifar, about 350 epochs).
