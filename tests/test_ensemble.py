@@ -51,14 +51,17 @@ def test_tokens_yes_or_no_and_numbers_have_their_means():
     logits = RNG.normal(size=(3, 2, 4, 5)).astype(np.float32) * 2
     targets = RNG.integers(0, 5, (2, 4))
     nll = -np.take_along_axis(log_softmax(logits, -1), targets[None, ..., None], -1)[..., 0]
-    found = mean([{"logits": jnp.asarray(x), "targets": targets, "nll": n, "correct": n} for x, n in zip(logits, nll)])
+    together = jax.jit(mean)
+    found = together(
+        [{"logits": jnp.asarray(x), "targets": targets, "nll": n, "correct": n} for x, n in zip(logits, nll)]
+    )
     p = softmax(logits, -1).mean(0)
     np.testing.assert_allclose(jax.nn.softmax(found["logits"]), p, rtol=1e-4)
     np.testing.assert_allclose(found["nll"], -np.log(np.take_along_axis(p, targets[..., None], -1)[..., 0]), rtol=1e-4)
     np.testing.assert_array_equal(found["correct"], p.argmax(-1) == targets)
-    yes = mean([{"logits": jnp.asarray(x[0]), "targets": np.ones((4, 5))} for x in logits])
+    yes = together([{"logits": jnp.asarray(x[0]), "targets": np.ones((4, 5))} for x in logits])
     np.testing.assert_allclose(expit(yes["logits"]), expit(logits[:, 0]).mean(0), rtol=1e-4)
-    values = mean([{"values": jnp.asarray(x)} for x in logits])
+    values = together([{"values": jnp.asarray(x)} for x in logits])
     np.testing.assert_allclose(values["values"], logits.mean(0), rtol=1e-5)
     with pytest.raises(ConfigError, match="different shapes"):
         mean([{"values": jnp.zeros(3)}, {"values": jnp.zeros(4)}])

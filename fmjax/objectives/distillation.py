@@ -12,6 +12,7 @@ from fmjax.core.errors import ConfigError
 from fmjax.core.nets import Net, Objective
 from fmjax.core.types import Batch, Mean, Tree
 from fmjax.objectives.supervised import Classify
+from fmjax.objectives.texts import ClassifyText
 from fmjax.objectives.tokens import Tokens
 from fmjax.objectives.wrapped import Wrapped
 
@@ -75,7 +76,7 @@ class Distill(Taught, Classify):
         batch, carry = super().prepare(nets, batch, carry, step, rng, train)
         if not train:
             return batch, carry
-        said = self.teacher(nets, carry)(batch[self.inputs_from])
+        said = self.outputs(self.teacher(nets, carry), batch)
         return {**batch, "teacher_logits": jax.lax.stop_gradient(said.astype(jnp.float32))}, carry
 
     def losses(self, outputs: jax.Array, batch: Batch) -> jax.Array:
@@ -84,6 +85,13 @@ class Distill(Taught, Classify):
             return own
         apart = divergence(outputs, batch["teacher_logits"], self.temperature)
         return (1 - self.share) * own + self.share * apart
+
+
+@dataclasses.dataclass(frozen=True)
+class DistillText(Distill, ClassifyText):
+    """`Distill` for the class of a text: both nets read it as in `ClassifyText`."""
+
+    inputs_from: str = "tokens"
 
 
 @dataclasses.dataclass(frozen=True)

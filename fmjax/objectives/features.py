@@ -64,8 +64,10 @@ class MatchFeatures(Wrapped):
         net, (mine, theirs) = nets["model"], zip(*self.pairs, strict=True)
         net.watch = (*net.watch, *mine)
         loss, metrics = self.of.loss(player, nets, batch, carry, rng)
-        if not net.inside:  # another player's turn
-            return loss, metrics
+        if not net.inside:
+            if any(p.name == player and "model" in p.nets for p in self.of.players):
+                raise ConfigError(f"no features of 'model' inside a {type(self.of).__name__}: wrap its parts instead")
+            return loss, metrics  # another player's turn
         taught = _taught(self.of)
         teacher = taught.teacher(nets, carry) if taught else teacher_of(nets)
         teacher.watch = theirs

@@ -12,6 +12,7 @@ from fmjax.nn.bridge import Bridge
 from fmjax.objectives.distillation import DistillTokens
 from fmjax.objectives.features import MatchFeatures
 from fmjax.objectives.language import NextToken
+from fmjax.objectives.mixture import FACTOR, Mixture, Part
 
 WIDE = MLP(width=12)
 TEACHER = {"teacher": WIDE.init(jax.random.key(7), BATCH["features"])["params"]}
@@ -78,10 +79,13 @@ def test_what_does_not_fit_is_one_line():
     nets = {"model": Net(MLP(), MLP().init(KEY, BATCH["features"])["params"]), "teacher": Net(WIDE, TEACHER["teacher"])}
     with pytest.raises(ConfigError, match="did you mean 'up'"):
         MatchFeatures(Plain(), (("upp", "up"),)).loss("model", nets, BATCH, {}, KEY)
-    nets["model"].inside = {}
-    nets["model"].watch = ()
+    nets["model"] = Net(MLP(), nets["model"].params)
     with pytest.raises(ConfigError, match=r"a net 'bridge' .* maps widths"):
         MatchFeatures(Plain(), UP).loss("model", nets, BATCH, {}, KEY)
+    nets["model"] = Net(MLP(), nets["model"].params)
+    mixed = {f"a/{key}": value for key, value in {**BATCH, FACTOR: np.ones(16)}.items()}
+    with pytest.raises(ConfigError, match="inside a Mixture: wrap its parts"):
+        MatchFeatures(Mixture({"a": Part(Plain())}), UP).loss("model", nets, {**mixed, **BATCH}, {"a": {}}, KEY)
     with pytest.raises(ConfigError, match="there is no kind 'l1'"):
         MatchFeatures(Plain(), UP, "l1")
     with pytest.raises(ConfigError, match="pairs are"):

@@ -14,6 +14,7 @@ from stand_ins import KEY, optimizer, same
 from fmjax.core.errors import DataError
 from fmjax.core.nets import Net
 from fmjax.core.types import KEYS
+from fmjax.objectives.distillation import DistillText
 from fmjax.objectives.texts import ClassifyText, RegressText
 from fmjax.training.state import State
 from fmjax.training.step import make_step
@@ -116,3 +117,16 @@ def test_a_batch_that_cannot_be_used_is_refused():
         ClassifyText().check({**BATCH, "label": BATCH["label"] + 1}, outputs)
     with pytest.raises(DataError, match="reads 'targets'"):
         RegressText().check({k: v for k, v in BATCH.items() if k != "targets"}, outputs)
+
+
+def test_a_teacher_reads_a_text_as_the_student_does():
+    @jax.jit
+    def run():
+        teacher = Net(Bag(C), Bag(C).init(jax.random.key(5), BATCH["tokens"])["params"])
+        ready, _ = DistillText().prepare({**net("classify"), "teacher": teacher}, BATCH, {}, 0, KEY, True)
+        return ready, ClassifyText().predict("predict", {"model": teacher}, BATCH)["logits"]
+
+    ready, wanted = run()
+    np.testing.assert_array_equal(ready["tokens"], BATCH["tokens"])
+    np.testing.assert_allclose(ready["teacher_logits"], wanted, rtol=1e-5)
+    assert DistillText().inputs(BATCH).keys() == {"model", "teacher"}
