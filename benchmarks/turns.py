@@ -115,9 +115,14 @@ def words(numbers: Mapping[str, float], unit: str = "s") -> str:
 
 def told(turns: Turns) -> str:
     """The note of a row: all medians, the ratio with its range, the first calls."""
+    first = f"first call, compilation included: {words(turns.first)}"
+    return f"medians: {words(turns.medians)}; {ratio_words(turns)}; {first}"
+
+
+def ratio_words(turns: Turns) -> str:
+    """Our seconds over the fastest peer's."""
     ratios = turns.ratios
     return (
-        f"medians: {words(turns.medians)}; fmjax's seconds over the fastest peer's, turn by turn, median "
-        f"{statistics.median(ratios):.2f}, from {min(ratios):.2f} to {max(ratios):.2f}; first call, compilation "
-        f"included: {words(turns.first)}"
+        f"fmjax's seconds over those of the fastest peer, turn by turn, median {statistics.median(ratios):.2f}, "
+        f"from {min(ratios):.2f} to {max(ratios):.2f}"
     )

@@ -1,0 +1,45 @@
+"""The steps that are measured: their sizes are what their words say, and the objectives can read their batches."""
+
+import re
+
+import jax
+import numpy as np
+import pytest
+import step_cases
+import step_ours
+
+from fmjax.assembly import flops_per_step
+from fmjax.core.trees import count
+
+CASES = step_cases.CASES
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_network_is_as_large_as_its_words_say_and_tells_its_flops(name):
+    case = CASES[name]
+    (batch, *_) = step_cases.batches(case, count=1)
+    program = step_ours.program(case, batch)
+    weights = count(program.abstract.params)
+    if said := re.search(r"([\d.]+)M weights", case.words):
+        assert weights / 1e6 == pytest.approx(float(said[1]), rel=0.04)
+    assert (weights > 1e7) == case.large
+    assert flops_per_step(program) > 0
+    program.check(batch)
+
+
+def test_batches_are_the_same_each_time_and_differ_from_one_another():
+    for case in CASES.values():
+        first, second = step_cases.batches(case, 2), step_cases.batches(case, 2)
+        jax.tree.map(np.testing.assert_array_equal, first, second)
+        word = "image" if case.batch == "images" else "tokens"
+        assert (first[0][word] != first[1][word]).any()
+
+
+def test_every_row_hides_as_many_tokens_as_go_through_the_head():
+    case = CASES["bert_base"]
+    (batch,) = step_cases.batches(case, 1)
+    assert (batch["weights"].sum(1) == step_cases.masked(case)).all()
+    hidden = batch["weights"] > 0
+    assert (batch["tokens"][hidden] == 103).all()
+    assert (batch["tokens"] == batch["targets"])[~hidden].all()
+    assert step_ours.objective(case).most == step_cases.masked(case) == 19
