@@ -72,7 +72,7 @@ def grain_images(images: np.ndarray, labels: np.ndarray, rows: int) -> Iterator[
     import grain
 
     places = grain.MapDataset.range(len(images)).seed(0).shuffle().repeat()
-    return iter(places.random_map(Crop(images, labels)).batch(rows))
+    return _read_ahead(places.random_map(Crop(images, labels)).batch(rows))
 
 
 class Crop:
@@ -95,4 +95,12 @@ def grain_windows(tokens: np.ndarray, rows: int, length: int) -> Iterator[np.nda
     import grain
 
     cut: Callable[[int], np.ndarray] = lambda i: tokens[i : i + length + 1].astype(np.int32)  # noqa: E731
-    return iter(grain.MapDataset.range(len(tokens) - length).seed(0).shuffle().repeat().map(cut).batch(rows))
+    places = grain.MapDataset.range(len(tokens) - length).seed(0).shuffle().repeat()
+    return _read_ahead(places.map(cut).batch(rows))
+
+
+def _read_ahead(batches: Any) -> Iterator[Any]:
+    """By two threads, few batches ahead: Grain's usual 500 would be made while it is another's turn."""
+    import grain
+
+    return iter(batches.to_iter_dataset(grain.ReadOptions(num_threads=2, prefetch_buffer_size=4)))

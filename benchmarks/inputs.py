@@ -8,8 +8,8 @@ nanoGPT's way of stacking slices.
 wordpiece, bpe: texts to token ids, MB/s, beside the library `tokenizers` and transformers' fast tokenizer with the same
 vocabulary, which all must give the same ids. fmjax runs the same library.
 
-In turns in one process; the first call of each is not among them. Needs the extra `oracle` and the data of
-$FMJAX_DATA (docs/data.md): tfds/cifar10, text/tinyshakespeare.txt.gz, text/novels_valid.jsonl.xz.
+In turns in one process; the first call of each is not among them. Needs the extra `oracle` and, under
+$FMJAX_DATA, tfds/cifar10, text/tinyshakespeare.txt.gz and text/novels_valid.jsonl.xz.
 """
 
 import argparse
@@ -156,13 +156,13 @@ def texts(size: int = 2000, most: int = 1000) -> list[str]:
     from fmjax.data import corpora
 
     corpus = corpora.TextFiles("$FMJAX_DATA/text/novels_valid.jsonl.xz")
-    whole = "\n".join(corpus[i] for i in range(len(corpus)))
+    whole = "\n".join(corpus)
     return [whole[i : i + size] for i in range(0, len(whole), size)][:most]
 
 
 CASES: dict[str, tuple[Callable[[int], tuple[Ways, float, str]], int, str]] = {
     "images": (images, 40, "examples a second"),
-    "text": (text, 200, "examples a second"),
+    "text": (text, 1000, "examples a second"),
     "wordpiece": (wordpiece, 1, "MB/s"),
     "bpe": (bpe, 1, "MB/s"),
 }

@@ -33,17 +33,25 @@ def save(case: Case, model: Any, folder: Path) -> dict[str, np.ndarray]:
 
 
 def step(
-    case: Case, model: Any, given: Sequence[Batch], *, compiled: bool = False, device: str = "cpu", half: bool = False
+    case: Case,
+    model: Any,
+    given: Sequence[Batch],
+    *,
+    compiled: bool = False,
+    device: str = "cpu",
+    half: bool = False,
+    optimizer: Any = None,
 ) -> Callable[[], list[float]]:
     """What takes `case.steps` steps and returns their losses.
 
     Args:
       compiled: by torch.compile, with the loss.
       half: compute in bfloat16 (autocast), weights in float32.
+      optimizer: of the model's weights; None makes one.
     """
     torch = extra("torch", "oracle")
     # Fused is the fastest of its three forms, and decays every weight, as ours is told to.
-    optimizer = torch.optim.AdamW(model.parameters(), lr=case.rate, weight_decay=0.01, fused=True)
+    optimizer = optimizer or torch.optim.AdamW(model.parameters(), lr=case.rate, weight_decay=0.01, fused=True)
     find_loss = LOSSES[case.batch]
 
     def lost(batch: dict[str, Any]) -> Any:
