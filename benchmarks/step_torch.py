@@ -150,4 +150,10 @@ def _convnet(torch: Any, case: Case) -> Any:
     return nn.Sequential(*layers).to(memory_format=torch.channels_last)
 
 
+# Networks that PyTorch's users write themselves; the others are classes of transformers.
 OWN = {"lstm": _lstm, "mlp": _mlp, "convnet": _convnet}
+
+
+def packages(case: Case) -> tuple[str, ...]:
+    """What the other side of a case is made of."""
+    return ("torch",) if case.network in OWN else ("transformers", "torch")

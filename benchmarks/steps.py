@@ -40,14 +40,13 @@ def measure(name: str, repeats: int, compiled: bool, write: bool) -> None:
     note = f"{turns.told(found)} ({case.steps} steps a call); {same}"
     print(f"{name}: {note}", flush=True)
     shared = {"command": f"python benchmarks/steps.py {name}", "repeats": repeats}
-    packages = ("torch",) if case.network in step_torch.OWN else ("transformers", "torch")
     if write:
         results.write_row(
             f"step_{name}",
             task=f"training step of {case.words}, float32, AdamW",
             metric="seconds",
             values=found.seconds[turns.OURS],
-            baseline=turns.baseline(found, *packages),
+            baseline=turns.baseline(found, *step_torch.packages(case)),
             note=note,
             **shared,
         )

@@ -110,7 +110,7 @@ def baseline(turns: Turns, *packages: str, scale: Callable[[float], float] = flo
 
 def words(numbers: Mapping[str, float], unit: str = "s") -> str:
     """ "fmjax 0.731 s, PyTorch 0.569 s"."""
-    return ", ".join(f"{way} {x:,.4g} {unit}" for way, x in numbers.items())
+    return ", ".join(f"{way} {x:,.4g} {unit}".rstrip() for way, x in numbers.items())
 
 
 def told(turns: Turns) -> str:
