@@ -56,6 +56,7 @@ GOALS = (
 )
 SECTIONS = {
     "Training steps": r"(step|ceiling)_\w+",
+    "Evaluation": r"evaluate_\w+",
     "Decoding": r"decode_\w+",
     "Input": r"(inputs|augmentation)_\w+",
     "Starting": r"(import|import_run|quickstart)_seconds|first_step_\w+",

@@ -80,6 +80,24 @@ def step(
     return many
 
 
+def evaluate(case: Case, model: Any, given: Sequence[Batch], compiled: bool = False) -> Callable[[], float]:
+    """What finds the mean loss over batches of equal weight."""
+    torch = extra("torch", "oracle")
+    model, find_loss = model.eval(), LOSSES[case.batch]
+
+    def lost(batch: dict[str, Any]) -> Any:
+        return find_loss(torch, model, batch)
+
+    loss_of = torch.compile(lost) if compiled else lost
+    ready = [{name: _tensor(torch, case, array) for name, array in batch.items()} for batch in given]
+
+    def whole() -> float:
+        with torch.inference_mode():
+            return torch.stack([loss_of(batch) for batch in ready]).mean().item()
+
+    return whole
+
+
 def _tensor(torch: Any, case: Case, array: np.ndarray) -> Any:
     tensor = torch.from_numpy(array)
     if tensor.ndim == 4:

@@ -69,19 +69,26 @@ def sides(case: Case, compiled: bool = True) -> tuple[dict[str, Any], Any]:
     """({way: what takes its steps}, fmjax's program), all from the same weights."""
     import step_ours
 
-    from fmjax import pretrained
-
-    given = batches(case)
-    with tempfile.TemporaryDirectory() as folder:
-        tensors = step_torch.save(case, step_torch.network(case), Path(folder))
-        initial = step_ours.Tensors(case.network, tensors) if tensors else pretrained.weights(path=folder)
-        program = step_ours.program(case, given[0], initial)
-        _ = program.given  # read before the folder goes
+    given, program = batches(case), same_weights(case)
     ways = {turns.OURS: step_ours.step(case, program, given)}
     ways["PyTorch"] = step_torch.step(case, step_torch.network(case), given)
     if compiled:
         ways["torch.compile"] = step_torch.step(case, step_torch.network(case), given, compiled=True)
     return ways, program
+
+
+def same_weights(case: Case) -> Any:
+    """The program that begins with the weights of PyTorch's network."""
+    import step_ours
+
+    from fmjax import pretrained
+
+    with tempfile.TemporaryDirectory() as folder:
+        tensors = step_torch.save(case, step_torch.network(case), Path(folder))
+        initial = step_ours.Tensors(case.network, tensors) if tensors else pretrained.weights(path=folder)
+        program = step_ours.program(case, batches(case, 1)[0], initial)
+        _ = program.given  # read before the folder goes
+    return program
 
 
 def ceiling(program: Any, seconds: list[float]) -> tuple[list[float], str]:

@@ -19,6 +19,7 @@ TOOLS = {
     "startup": "imports, and the command to its first step",
     "steps": "training steps beside PyTorch",
     "vision_steps": "ResNet-18 and ViT-S beside timm",
+    "evaluation": "the loss of a set, beside PyTorch",
     "decode": "writing tokens beside transformers",
     "inputs": "input pipelines and tokenizing",
     "augmentation": "augmentation beside Pillow",

@@ -77,7 +77,7 @@ def compare_losses(name: str, losses: Mapping[str, Sequence[float]], tolerance: 
       ConfigError: further than `tolerance`, or they moved so little that nothing was compared.
     """
     table = np.array(list(losses.values()), np.float64)
-    apart = float((table.max(0) - table.min(0)).max())
+    apart = compare(name, losses, tolerance)
     moved = float(np.ptp(table, axis=1).min())
     if not apart <= tolerance:
         raise ConfigError(f"{name}: the losses of {', '.join(losses)} differ by {apart:.2g}: not the same training")
@@ -85,6 +85,19 @@ def compare_losses(name: str, losses: Mapping[str, Sequence[float]], tolerance: 
         raise ConfigError(f"{name}: the losses moved by {moved:.2g} only: take more steps, or a larger rate")
     first, last = table[0, 0], table[0, -1]
     return f"losses of {table.shape[1]} steps, from {first:.3f} to {last:.3f}, within {apart:.0e}"
+
+
+def compare(name: str, losses: Mapping[str, Sequence[float]], tolerance: float) -> float:
+    """How far apart the losses of the ways are at most.
+
+    Raises:
+      ConfigError: further than `tolerance`.
+    """
+    table = np.array(list(losses.values()), np.float64)
+    apart = float((table.max(0) - table.min(0)).max())
+    if not apart <= tolerance:
+        raise ConfigError(f"{name}: the losses of {', '.join(losses)} differ by {apart:.2g}: not the same computation")
+    return apart
 
 
 def flat(said: Iterable[Sequence[float]]) -> list[float]:

@@ -10,6 +10,7 @@ import pytest
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import evaluation  # noqa: E402
 import steps  # noqa: E402
 import turns  # noqa: E402
 from step_cases import CASES  # noqa: E402
@@ -27,14 +28,25 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", SMALL)
-def test_both_sides_train_alike(name):
+def small(name):
     case = CASES[name]
     length = {"images": 16}.get(case.batch, 8)
     options = {**case.options, **SMALL[name]}
-    case = dataclasses.replace(case, options=options, rows=2, length=length, steps=3, rate=1e-2)
+    return dataclasses.replace(case, options=options, rows=2, length=length, steps=3, rate=1e-2)
+
+
+@pytest.mark.parametrize("name", SMALL)
+def test_both_sides_train_alike(name):
+    case = small(name)
     ways, program = steps.sides(case, compiled=False)
     found = turns.take(ways, 1)
     losses = {way: turns.flat(said) for way, said in found.said.items()}
     assert "losses of 6 steps" in turns.compare_losses(name, losses, 1e-3)
     program.check(steps.batches(case)[0])
+
+
+@pytest.mark.parametrize("name", ["gpt_char", "convnet"])
+def test_both_sides_find_the_same_loss_of_a_set(name):
+    found = turns.take(evaluation.sides(small(name), 3, compiled=False), 1)
+    assert turns.compare(name, found.said, 1e-5) <= 1e-5
+    assert found.said["fmjax"][0] == found.said["fmjax"][1]

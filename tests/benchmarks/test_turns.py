@@ -46,7 +46,7 @@ def test_losses_that_agree_and_move_are_told():
     ("ours", "theirs", "message"),
     [
         ([4.0, 3.0], [4.0, 3.1], "differ by 0.1"),
-        ([4.0, 3.0], [4.0, float("nan")], "not the same training"),
+        ([4.0, 3.0], [4.0, float("nan")], "not the same computation"),
         ([4.0, 4.001], [4.0, 4.001], "moved by 0.001 only"),
     ],
 )
