@@ -1,10 +1,8 @@
 """What inputs are compared with: the crops and windows of the others are crops and windows."""
 
+import input_peers
 import numpy as np
 import pytest
-
-pytest.importorskip("PIL")
-import input_peers
 
 IMAGES = np.arange(1, 1 + 5 * 6 * 6 * 3).reshape(5, 6, 6, 3).astype(np.uint8)  # all different, none 0
 LABELS = np.arange(5)

@@ -17,7 +17,7 @@ assert not {"jax", "torch", "transformers"} & sys.modules.keys(), sys.modules.ke
 before = memory.own_peak()
 held = bytearray(64 * 2**20)
 held[:: 2**12] = b"x" * 2**14  # touched, a page at a time
-assert 50 < memory.own_peak() - before < 80, (before, memory.own_peak())
+assert 60 < memory.own_peak() - before < 80, (before, memory.own_peak())
 """
 
 
