@@ -46,9 +46,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--print", action="store_true", help="write no rows")
     args = parser.parse_args(argv)
-    for name in args.names:
-        measure(name, args.repeats, not args.print)
-    return 0
+    return turns.each(args.names, lambda name: measure(name, args.repeats, not args.print))
 
 
 def measure(name: str, repeats: int, write: bool) -> None:

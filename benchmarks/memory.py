@@ -102,20 +102,22 @@ def measure(name: str, repeats: int, write: bool) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Measure both sides and write the rows."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)} (default: all)")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)} (default: those for a CPU)")
     parser.add_argument("--repeats", type=int, default=3, help="processes of each side (default: 3)")
     parser.add_argument("--side", choices=list(SIDES), help="be the process of one side")
     parser.add_argument("--print", action="store_true", help="write no rows")
     args = parser.parse_args(argv)
     if odd := [name for name in args.names if name not in CASES]:
         raise ConfigError(f"there is no {odd[0]!r}; there is {', '.join(CASES)}")
-    for name in args.names or CASES:
-        if args.side:
+    if args.side:
+        for name in args.names:
             SIDES[args.side](name)
-            print(own_peak())
-        else:
-            measure(name, args.repeats, not args.print)
-    return 0
+        print(own_peak())
+        return 0
+    return turns.each(
+        args.names or [name for name, case in CASES.items() if not case.gpu],
+        lambda name: measure(name, args.repeats, not args.print),
+    )
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ class Case:
       rate: of AdamW.
       large: 10M weights or more: beside the peer it is held against the machine's matrix products.
       resident: the examples lie on the device, as `resident=True` of a run's data puts them.
+      gpu: of a size for a GPU, and only measured there.
     """
 
     words: str
@@ -39,6 +40,7 @@ class Case:
     rate: float = 1e-3
     large: bool = False
     resident: bool = False
+    gpu: bool = False
 
     @property
     def vocab(self) -> int:
@@ -90,6 +92,18 @@ CASES = {
     "convnet": Case(
         "32-64-128 convolutional network, batch 128 of 32 x 32",
         "convnet", {}, "images", 128, 32, channels=3, steps=4,
+    ),
+    "gpt_124m_2048": Case(
+        "GPT-2 of 124M weights, batch 8 x 2048",
+        "GPT2LMHeadModel", _gpt2(50257, 2048, 768, 12, 12), "next", 8, 2048, steps=5, rate=1e-4, large=True, gpu=True,
+    ),
+    "gpt_774m_2048": Case(
+        "GPT-2 of 774M weights, batch 4 x 2048",
+        "GPT2LMHeadModel", _gpt2(50257, 2048, 1280, 36, 20), "next", 4, 2048, steps=3, rate=1e-4, large=True, gpu=True,
+    ),
+    "bert_base_64": Case(
+        "BERT-base, 77 of 512 tokens masked, batch 64 x 512",
+        "BertForMaskedLM", BERT, "masked", 64, 512, steps=5, rate=1e-4, large=True, gpu=True,
     ),
 }  # fmt: skip
 

@@ -1,15 +1,17 @@
 """Turns: ways to do the same thing, timed one after the other, again and again; what the benchmarks here share."""
 
+import gc
 import importlib.metadata
 import itertools
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from fmjax.core.errors import ConfigError
+from fmjax.core.errors import ConfigError, UserError
 
 OURS = "fmjax"
 
@@ -61,6 +63,19 @@ def take(ways: Mapping[str, Callable[[], Any]], repeats: int) -> Turns:
             seconds[way].append(taken)
             said[way].append(answer)
     return Turns(first, seconds, said)
+
+
+def each(names: Iterable[str], measure: Callable[[str], None]) -> int:
+    """Measure one after the other, and the rest where one fails with an error that a person can mend; 1 if any did."""
+    failed = 0
+    for name in names:
+        try:
+            measure(name)
+        except UserError as error:
+            print(f"error: {name}: {error}", file=sys.stderr, flush=True)
+            failed = 1
+        gc.collect()  # the weights of the last one
+    return failed
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, Any]:

@@ -131,9 +131,7 @@ def main(argv: list[str] | None = None) -> int:
     args = parser.parse_args(argv)
     if odd := [name for name in args.names if name not in CASES]:
         raise ConfigError(f"there is no {odd[0]!r}; there is {', '.join(CASES)}")
-    for name in args.names or CASES:
-        measure(name, args.repeats, not args.eager, not args.print)
-    return 0
+    return turns.each(args.names or CASES, lambda name: measure(name, args.repeats, not args.eager, not args.print))
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import step_cases
 import step_ours
+import steps
 
 from fmjax.assembly import flops_per_step
 from fmjax.core.trees import count
@@ -43,3 +44,12 @@ def test_every_row_hides_as_many_tokens_as_go_through_the_head():
     assert (batch["tokens"][hidden] == 103).all()
     assert (batch["tokens"] == batch["targets"])[~hidden].all()
     assert step_ours.objective(case).most == step_cases.masked(case) == 19
+
+
+def test_rows_of_another_device_or_precision_have_other_names_and_say_so_in_their_command():
+    half = steps.Place("gpu", "bfloat16")
+    assert steps.CPU.row("step_mlp") == "step_mlp"
+    assert steps.CPU.command("mlp") == "python benchmarks/steps.py mlp"
+    assert half.row("step_mlp") == "step_mlp_bfloat16_gpu"
+    assert half.command("mlp") == "python benchmarks/steps.py mlp --device=gpu --precision=bfloat16"
+    assert len({place.row("a") for place in (steps.CPU, half, steps.Place("gpu"), steps.Place("cpu", "bfloat16"))}) == 4

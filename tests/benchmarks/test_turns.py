@@ -42,6 +42,20 @@ def test_losses_that_agree_and_move_are_told():
     assert told == "losses of 2 steps, from 4.000 to 3.000, within 1e-03"
 
 
+def test_one_that_fails_does_not_stop_the_others(capsys):
+    done = []
+
+    def measure(name):
+        if name == "b":
+            raise ConfigError("no such data")
+        done.append(name)
+
+    assert turns.each("abc", measure) == 1
+    assert done == ["a", "c"]
+    assert "error: b: no such data" in capsys.readouterr().err
+    assert turns.each("ac", measure) == 0
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "message"),
     [
