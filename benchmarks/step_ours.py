@@ -89,6 +89,19 @@ def program(case: Case, example: Batch, initial: Any = None, dtype: str | None =
     )
 
 
+def flops(case: Case, made: Program, causal: bool = False) -> float:
+    """FLOPs of a step's products, backward pass included, of what is computed: tokens not hidden skip BERT's head.
+
+    Args:
+      causal: count only the half of attention that a token sees.
+    """
+    shapes, net = {k: v.shape for k, v in made.example.items()}, made.modules["model"]
+    if case.batch != "masked":
+        return 3.0 * net.flops(shapes, **({"causal": causal} if case.batch == "next" and causal else {}))
+    skipped = case.rows * (case.length - step_cases.masked(case))
+    return 3.0 * (net.flops(shapes) - 2.0 * skipped * net.width * (net.vocab + net.width))
+
+
 def step(case: Case, made: Program, given: Sequence[Batch]) -> Callable[[], list[float]]:
     """What takes `case.steps` steps, compiling when first called, and returns their losses."""
     held: dict[str, Any] = {}

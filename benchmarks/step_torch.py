@@ -55,7 +55,9 @@ def step(
     find_loss = LOSSES[case.batch]
 
     def lost(batch: dict[str, Any]) -> Any:
-        with torch.autocast(device, torch.bfloat16, enabled=half):
+        if not half:
+            return find_loss(torch, model, batch)
+        with torch.autocast(device, torch.bfloat16):
             return find_loss(torch, model, batch)
 
     loss_of = torch.compile(lost) if compiled else lost

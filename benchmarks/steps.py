@@ -109,7 +109,7 @@ def measure(name: str, repeats: int, compiled: bool, write: bool, place: Place =
         )
     if not case.large:
         return
-    shares, note = ceiling(program, found.seconds[turns.OURS], place)
+    shares, note = ceiling(case, program, found.seconds[turns.OURS], place)
     print(f"{name}: {statistics.median(shares):.1%} of the ceiling; {note}", flush=True)
     if write:
         results.write_row(
@@ -151,20 +151,21 @@ def same_weights(case: Case, place: Place = CPU) -> Any:
     return program
 
 
-def ceiling(program: Any, seconds: list[float], place: Place = CPU) -> tuple[list[float], str]:
-    """(share of the machine's matrix products at each step, a note)."""
-    from fmjax.assembly import flops_per_step
+def ceiling(case: Case, program: Any, seconds: list[float], place: Place = CPU) -> tuple[list[float], str]:
+    """(share of the machine's matrix products at each step, a note); attention is counted in full."""
+    import step_ours
+
     from fmjax.plan import matmul_rate
     from fmjax.sharding.devices import peak_flops
 
-    size, flops, peak = place.product, flops_per_step(program), peak_flops(place.precision)
-    if flops is None:
-        raise ConfigError("the network does not tell its FLOPs")
+    size, flops, peak = place.product, step_ours.flops(case, program), peak_flops(place.precision)
     rates = {turns.OURS: matmul_rate(place.precision, size, 1.0), "PyTorch": torch_matmul_rate(place)}
     told = turns.words({way: rate / 1e9 for way, rate in rates.items()}, "GFLOP/s")
     note = f"{flops / 1e9:,.1f} GFLOP a step; products of {size} x {size}: {told}; the larger is the ceiling"
     if peak:
-        note += f"; {flops / statistics.median(seconds) / peak:.1%} of the data sheet's peak (model FLOPs utilisation)"
+        used = flops / statistics.median(seconds) / peak
+        half = used * step_ours.flops(case, program, causal=True) / flops
+        note += f"; model FLOPs utilisation, of the data sheet's peak: {used:.1%}, {half:.1%} with causal attention"
     return [flops / s / max(rates.values()) for s in seconds], note
 
 

@@ -15,7 +15,7 @@ from fmjax.core.trees import count
 CASES = step_cases.CASES
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [pytest.param(k, marks=[pytest.mark.nightly] * case.gpu) for k, case in CASES.items()])
 def test_a_network_is_as_large_as_its_words_say_and_tells_its_flops(name):
     case = CASES[name]
     (batch, *_) = step_cases.batches(case, count=1)
@@ -24,7 +24,8 @@ def test_a_network_is_as_large_as_its_words_say_and_tells_its_flops(name):
     if said := re.search(r"([\d.]+)M weights", case.words):
         assert weights / 1e6 == pytest.approx(float(said[1]), rel=0.04)
     assert (weights > 1e7) == case.large
-    assert flops_per_step(program) > 0
+    found = step_ours.flops(case, program)
+    assert found == flops_per_step(program) if case.batch != "masked" else 0 < found < flops_per_step(program)
     program.check(batch)
 
 
@@ -34,6 +35,16 @@ def test_batches_are_the_same_each_time_and_differ_from_one_another():
         jax.tree.map(np.testing.assert_array_equal, first, second)
         word = "image" if case.batch == "images" else "tokens"
         assert (first[0][word] != first[1][word]).any()
+
+
+def test_what_skips_the_head_and_what_attention_does_not_see_is_not_counted():
+    bert, gpt = CASES["bert_base"], CASES["gpt_char"]
+    masked, next_token = (step_ours.program(case, step_cases.batches(case, 1)[0]) for case in (bert, gpt))
+    skipped = 4 * (128 - 19) * (30522 + 768) * 768
+    assert flops_per_step(masked) - step_ours.flops(bert, masked) == pytest.approx(6 * skipped)
+    unseen = flops_per_step(next_token) - step_ours.flops(gpt, next_token, causal=True)
+    scores = 4 * 12 * 64 * 64 * 128  # products of queries and keys in 4 blocks; as many of weights and values
+    assert unseen == pytest.approx(6 * 2 * scores / 2, rel=0.05)
 
 
 def test_every_row_hides_as_many_tokens_as_go_through_the_head():
