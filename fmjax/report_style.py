@@ -30,7 +30,7 @@ p { margin: 4px 0; }
 .swatch { display: inline-block; width: 11px; height: 11px; border-radius: 3px; background: currentColor;
   margin-right: 7px; }
 .state { border: 1px solid currentColor; border-radius: 99px; padding: 0 9px; font-size: 12px; white-space: nowrap; }
-.finished { color: var(--c2); } .running { color: var(--c0); } .interrupted { color: var(--warn); }
+.finished { color: var(--c2); } .running { color: var(--c0); } .interrupted, .pruned { color: var(--warn); }
 .failed, .lost { color: var(--c1); } .unknown { color: var(--soft); }
 .bar { height: 5px; border-radius: 3px; background: var(--line); margin-top: 8px; overflow: hidden; }
 .bar i { display: block; height: 100%; background: var(--c0); }

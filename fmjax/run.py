@@ -19,12 +19,14 @@ from fmjax.core.config import build, did_you_mean, parse
 from fmjax.core.errors import CheckpointError, ConfigError
 from fmjax.core.fingerprint import config_hash
 from fmjax.core.types import Tree
+from fmjax.interop import matching
 from fmjax.sharding.devices import peak_flops
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.checkpoint_folder import steps as steps_on_disk
 from fmjax.training.digest import of as digest_of
 from fmjax.training.folder import RunFolder, environment, git_sha
 from fmjax.training.loop import Hook, Loop
+from fmjax.training.policies import Judge
 from fmjax.training.state import NOTHING, State
 from fmjax.training.writers import JsonLines, Progress, TensorBoard
 
@@ -145,6 +147,7 @@ def fit(
     load: Any = None,
     progress: bool | None = None,
     began: float | None = None,
+    judge: Judge | None = None,
 ) -> Run:
     """Train what a config describes; a folder that holds this run already is resumed.
 
@@ -158,6 +161,7 @@ def fit(
       load: params -> params, applied to fresh weights.
       progress: draw progress; None asks config.log.
       began: `time.perf_counter()` when the command began, for the time to the first step.
+      judge: ends the run, as "pruned", by the numbers of its evaluations.
 
     Raises:
       UserError: one line about what is wrong in the config, the data or the folder.
@@ -175,7 +179,11 @@ def fit(
     parts.program.metric_names  # noqa: B018 - a step that cannot be traced fails before anything is written
     fresh = home is None or not steps_on_disk(home.checkpoints)
     began_from = (
-        {"path": config.init.get("path", config.init.call), "digest": digest_of(parts.program.given)}
+        {
+            "path": config.init.get("path", config.init.call),
+            "digest": digest_of(parts.program.given),
+            "nets": dict(parts.program.told),
+        }
         if fresh and config.init
         else None
     )
@@ -199,6 +207,9 @@ def fit(
             run_tokenizer.keep(home.path, parts.data.source)
     if (log.progress if progress is None else progress) and jax.process_index() == 0:
         writers.append(Progress(config.steps))
+        for net, facts in parts.program.told.items() if began_from else ():
+            for line in matching.lines(net, facts):
+                writers[-1].say(line)
     peak = peak_flops(config.dtype)
     loop = Loop(
         program=parts.program,
@@ -215,6 +226,7 @@ def fit(
         costs={"flops_per_step": flops_per_step(parts.program), "peak_flops": peak and peak * jax.device_count()},
         hooks=hooks,
         began=began,
+        judge=judge,
     )
     outcome = loop.run()
     return Run(parts, outcome.state, outcome.step, outcome.numbers, home.path if home else None, outcome.word)

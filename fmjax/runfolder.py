@@ -14,7 +14,7 @@ from fmjax.core.errors import DataError
 from fmjax.training.progress import duration
 from fmjax.training.records import NO_METRIC, parse_lines, scan_records
 
-STATES = ("running", "interrupted", "finished", "failed")
+STATES = ("running", "interrupted", "finished", "pruned", "failed")
 LOST_AFTER = 60.0  # seconds without a heartbeat
 _MARKS = ("config.json", "metrics.jsonl", "state")
 LOWER = ("loss", "nll", "perplexity", "error", "ece", "bits", "brier", "divergence", "wer", "cer", "fid", "seconds")

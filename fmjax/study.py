@@ -5,7 +5,8 @@
         return Study(config="configs/vision/mlp_mnist.py", metric="test/accuracy", changes=rates, seeds=range(5))
 
 A change is {key of the config: value}; `grid`, `zip_`, `chain` and `one_at_a_time` make {name: change}, and a plain
-dict of that form serves as well. `python -m fmjax.sweep --study=FILE` runs it.
+dict of that form serves as well. `python -m fmjax.sweep --study=FILE` runs it. In place of changes a study may have a
+space to search; see space.py.
 """
 
 import dataclasses
@@ -20,6 +21,7 @@ from ml_collections import ConfigDict
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
 from fmjax.core.fingerprint import config_hash
+from fmjax.space import Range, Search, checked, ends
 
 Change = dict[str, Any]  # {key of the config: value}
 Changes = dict[str, Change]  # {name: change}
@@ -113,23 +115,35 @@ class Study:
       overrides: {key: value} for every run, the base included.
       choose: "evaluator/number" by which the best is chosen of the changes whose names agree up to the first comma
         (rates of an optimizer, say); only the chosen are compared. It should be another split than `metric`'s.
+      against: {change: the change it is compared with, where that is not `base`}; groups of `choose` likewise. Changes
+        that others are compared with are themselves compared with none.
+      also: "evaluator/number" of other metrics, which the table names beside `metric`.
       title: the question in words.
+      space: {key: range} to search, in place of changes; `choose`, or else `metric`, is what is searched for.
+      search: how.
     """
 
     config: str
     metric: str
-    changes: Mapping[str, Change]
+    changes: Mapping[str, Change] = dataclasses.field(default_factory=dict)
     seeds: Sequence[int] = (0, 1, 2)
     base: str = "base"
     mode: str | None = None
     overrides: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     choose: str | None = None
+    against: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    also: tuple[str, ...] = ()
     title: str = ""
+    space: Mapping[str, Range] = dataclasses.field(default_factory=dict)
+    search: Search = dataclasses.field(default_factory=Search)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "seeds", tuple(self.seeds))
         changes = {name: _keyed(name, change) for name, change in self.changes.items()}
-        if self.base not in changes and self.choose is None:
+        object.__setattr__(self, "space", checked(self.space))
+        if self.space and changes:
+            raise ConfigError("a study has either changes or a space: a choice() in the space can stand for changes")
+        if self.base not in changes and self.choose is None and not self.space:
             changes = {self.base: {}, **changes}
         object.__setattr__(self, "changes", changes)
         object.__setattr__(self, "overrides", _keyed("overrides", self.overrides))
@@ -137,13 +151,35 @@ class Study:
             raise ConfigError(f"a study wants different whole numbers as seeds, not {self.seeds!r}")
         if self.mode not in (None, "min", "max"):
             raise ConfigError(f"a study's mode is 'min', 'max' or None, not {self.mode!r}")
-        if self.choose is not None and self.base not in {group(name) for name in changes}:
+        if self.space and self.search.prune and len(self.seeds) > 1:
+            raise ConfigError(f"pruning judges a run alone: give the study one seed, not {len(self.seeds)}")
+        if self.choose is not None and not self.space and self.base not in {group(name) for name in changes}:
             raise ConfigError(f"the study's base {self.base!r} is no group of changes; "
                               f"{did_you_mean(self.base, {group(name): 0 for name in changes})}")  # fmt: skip
+        known = {self.name(change): 0 for change in changes}
+        for name in (name for pair in self.against.items() for name in pair):
+            if name not in known:
+                raise ConfigError(f"against: there is no change {name!r}; {did_you_mean(name, known)}")
         folders: dict[str, str] = {}
         for name in changes:
             if (other := folders.setdefault(slug(name), name)) != name:
                 raise ConfigError(f"the changes {other!r} and {name!r} would share the folder {slug(name)}: rename one")
+
+    def name(self, change: str) -> str:
+        """What a change is called in `base` and `against`: its group where `choose` picks of each."""
+        return change if self.choose is None else group(change)
+
+    @property
+    def objective(self) -> str:
+        """The number that a search is for."""
+        return self.choose or self.metric
+
+    @property
+    def minimizes(self) -> bool:
+        """Whether less of the objective is better."""
+        from fmjax.runfolder import lower_is_better
+
+        return self.mode == "min" if self.mode else lower_is_better(self.objective)
 
     @property
     def lower_is_better(self) -> bool:
@@ -159,7 +195,8 @@ class Study:
         return [Trial(name, seed, {**more, **change, "seed": seed}) for seed, (name, change) in made]
 
     def configs(self, flags: Sequence[str] = ()) -> dict[str, ConfigDict]:
-        """{change: its complete config, seed 0}; refuses what no run could do, before any run.
+        """{change: its complete config, seed 0}; refuses what no run could do, before any run. A space is tried at
+        every end of every range.
 
         Args:
           flags: of the command line, applied last.
@@ -172,13 +209,13 @@ class Study:
 
         made: dict[str, ConfigDict] = {}
         hashes: dict[str, str] = {}
-        for name, change in self.changes.items():
+        for name, change in (ends(self.space) if self.space else self.changes).items():
             trial = Trial(name, 0, {**self.overrides, **change})
             try:
                 config, _ = prepare(self.config, [*trial.flags, *flags])
             except ConfigError as error:
                 raise ConfigError(f"change {name!r}: {error}") from None
-            for metric in filter(None, (self.metric, self.choose)):
+            for metric in filter(None, (self.metric, self.choose, *self.also)):
                 evaluator = metric.partition("/")[0]
                 if evaluator not in config.evals:
                     known = did_you_mean(evaluator, config.evals)

@@ -13,14 +13,14 @@ from fmjax import sweep_results
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import DataError
 from fmjax.evals.intervals import Interval, bootstrap, holm, paired_bootstrap, paired_t
-from fmjax.provenance import in_words
+from fmjax.provenance import in_words, same_code
 from fmjax.runfolder import lower_is_better
 from fmjax.study import Study, group
 
 Line = Mapping[str, Any]
 COLUMNS = (
     "change", "runs", "mean", "spread", "low", "high", "difference", "difference low", "difference high",
-    "difference / noise", "p (Holm)", "batches", "seconds", "failed", "missing",
+    "difference / noise", "p (Holm)", "batches", "seconds", "failed", "missing", "compared with",
 )  # fmt: skip
 
 
@@ -40,6 +40,8 @@ class Row:
       p: of the paired t-test, corrected by Holm for the number of changes.
       batches: "same" where every shared seed saw the base's batches, else "other"; "" where it is not known.
       seconds: of a run, mean.
+      base: the change it is compared with; "" for those that others are compared with.
+      also: {metric: (mean, spread)} of what the study names besides.
     """
 
     change: str
@@ -53,6 +55,8 @@ class Row:
     p: float = math.nan
     batches: str = ""
     seconds: float = math.nan
+    base: str = ""
+    also: dict[str, tuple[float, float]] = dataclasses.field(default_factory=dict)
 
 
 def rows(study: Study, lines: Mapping[tuple[str, int], Line]) -> list[Row]:
@@ -62,14 +66,19 @@ def rows(study: Study, lines: Mapping[tuple[str, int], Line]) -> list[Row]:
       DataError: the base has no run that finished, or runs have no such number.
     """
     names = list(study.changes) if study.choose is None else _chosen(study, lines)
-    base = next(n for n in names if (n if study.choose is None else group(n)) == study.base)
+    base = next(n for n in names if study.name(n) == study.base)
     found = [_row(study, name, lines) for name in (base, *(n for n in names if n != base))]
-    first = found[0]
-    if not first.values:
-        raise DataError(f"the base {first.change!r} has no run that finished: there is nothing to compare with")
-    for row in found[1:]:
-        _compare(row, first, lines)
-    for row, p in zip(found[1:], holm([row.p for row in found[1:]]), strict=True):
+    by_name = {study.name(row.change): row for row in found}
+    bases = {study.base, *study.against.values()}
+    compared = [row for row in found if study.name(row.change) not in bases]
+    for name in bases:
+        if not by_name[name].values:
+            raise DataError(f"the base {name!r} has no run that finished: there is nothing to compare with")
+    for row in compared:
+        other = by_name[study.against.get(study.name(row.change), study.base)]
+        row.base = other.change
+        _compare(row, other, lines)
+    for row, p in zip(compared, holm([row.p for row in compared]), strict=True):
         row.p = float(p)
     return found
 
@@ -83,7 +92,12 @@ def _row(study: Study, name: str, lines: Mapping[tuple[str, int], Line]) -> Row:
         row.mean = bootstrap(list(row.values.values()))
         row.spread = statistics.stdev(row.values.values()) if len(row.values) > 1 else math.nan
         row.seconds = statistics.fmean(line.get("seconds", math.nan) for line in done.values())
+        row.also = {metric: _spread(list(_numbers(metric, done).values())) for metric in study.also}
     return row
+
+
+def _spread(values: Sequence[float]) -> tuple[float, float]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 def _numbers(metric: str, done: Mapping[int, Line]) -> dict[int, float]:
@@ -143,7 +157,8 @@ def markdown(study: Study, found: Sequence[Row], failures: Sequence[str] = (), c
     out = [f"# {study.title}\n"] if study.title else []
     out.append(f"`{study.metric}` ({better} is better), base `{found[0].change}`, seeds {_listed(study.seeds)}.\n")
     names = ("change", "runs", "mean ± spread", "95% interval", "difference from the base", "/ seed noise", "p (Holm)")
-    out += [f"| {' | '.join((*names, 'batches'))} |", "| --- " * 8 + "|"]
+    columns = (*names, "batches", *(f"`{metric}`" for metric in study.also))
+    out += [f"| {' | '.join(columns)} |", "| --- " * len(columns) + "|"]
     for row in found:
         counted = (("failed", row.failed), ("missing", row.missing))
         mean, apart = row.mean, row.difference
@@ -152,10 +167,11 @@ def markdown(study: Study, found: Sequence[Row], failures: Sequence[str] = (), c
             ", ".join([str(len(row.values)), *(f"{len(bad)} {word}" for word, bad in counted if bad)]),
             _pm(mean.value, row.spread) if mean else "-",
             f"[{mean.low:.4g}, {mean.high:.4g}]" if mean and len(row.values) > 1 else "-",
-            f"{apart.value:+.3g} [{apart.low:+.3g}, {apart.high:+.3g}]" if apart else "-",
+            _apart(apart) + (f" from `{row.base}`" if row.base != found[0].change else "") if apart else "-",
             f"{row.noise:+.1f}" if not math.isnan(row.noise) else "-",
             f"{row.p:.2g}" if not math.isnan(row.p) else "-",
             row.batches or "-",
+            *(_pm(*row.also[metric]) if metric in row.also else "-" for metric in study.also),
         ]
         out.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     out += ["", *(f"- {failure}" for failure in failures)]
@@ -164,7 +180,7 @@ def markdown(study: Study, found: Sequence[Row], failures: Sequence[str] = (), c
     out.append(
         "Spread: standard deviation over seeds. Intervals: bootstrap over seeds (2,000 resamples), for differences "
         "over pairs of one seed; with fewer than about ten seeds they are too narrow. p: paired t-test, corrected for "
-        f"{len(found) - 1} comparisons. Batches: whether a seed gave both runs the same ones."
+        f"{sum(bool(row.base) for row in found)} comparisons. Batches: whether a seed gave both runs the same ones."
     )
     if code:
         out.append(("Code: " if len(code) == 1 else "SEVERAL VERSIONS OF THE CODE: ") + "; ".join(code) + ".")
@@ -175,14 +191,21 @@ def table_csv(found: Sequence[Row]) -> str:
     """The same numbers, unrounded, for other programs."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(COLUMNS)
+    also = list(dict.fromkeys(metric for row in found for metric in row.also))
+    writer.writerow([*COLUMNS, *(f"{metric} {word}" for metric in also for word in ("mean", "spread"))])
     for row in found:
         mean, difference = row.mean or (None,) * 3, row.difference or (None,) * 3
         numbers = [mean[0], row.spread, *mean[1:], *difference, row.noise, row.p]
-        plain = ["" if x is None or math.isnan(x) else repr(float(x)) for x in numbers]
         seconds = "" if math.isnan(row.seconds) else f"{row.seconds:.2f}"
-        writer.writerow([row.change, len(row.values), *plain, row.batches, seconds, len(row.failed), len(row.missing)])
+        writer.writerow([
+            row.change, len(row.values), *map(_plain, numbers), row.batches, seconds, len(row.failed),
+            len(row.missing), row.base, *(_plain(x) for metric in also for x in row.also.get(metric, (None, None))),
+        ])  # fmt: skip
     return text.getvalue()
+
+
+def _plain(x: float | None) -> str:
+    return "" if x is None or math.isnan(x) else repr(float(x))
 
 
 def write(study: Study, results: Path, folder: Path, mix: bool = False) -> str:
@@ -200,7 +223,10 @@ def write(study: Study, results: Path, folder: Path, mix: bool = False) -> str:
     if not mix:
         sweep_results.one_code(own.values())
     found = rows(study, own)
-    text = markdown(study, found, failures(study, own), sorted({in_words(line["code"]) for line in own.values()}))
+    codes: list[Any] = []
+    for line in own.values():
+        codes += [] if any(same_code(line["code"], code) for code in codes) else [line["code"]]
+    text = markdown(study, found, failures(study, own), sorted(map(in_words, codes)))
     sweep_results.write_whole(folder / "table.md", text)
     sweep_results.write_whole(folder / "table.csv", table_csv(found))
     try:
@@ -218,6 +244,10 @@ def _pm(mean: float, spread: float) -> str:
         return f"{mean:.4g}" + (" ± 0" if spread == 0 else "")
     digits = min(max(1 - math.floor(math.log10(spread)), 0), 9)
     return f"{mean:.{digits}f} ± {spread:.{digits}f}"
+
+
+def _apart(apart: Interval) -> str:
+    return f"{apart.value:+.3g} [{apart.low:+.3g}, {apart.high:+.3g}]"
 
 
 def _listed(seeds: Sequence[int]) -> str:

@@ -46,6 +46,8 @@ def main(argv: list[str] | None = None) -> int:
     from fmjax import study as studies
 
     study = studies.read(args.study)
+    if study.space:
+        raise ConfigError(f"{args.study} has a space to search: python -m fmjax.search --study={args.study} ...")
     if args.report:
         from fmjax import study_report
 

@@ -31,7 +31,7 @@ def line_of(
     """What there is to say of a run that ended.
 
     Args:
-      status: "finished" or "failed".
+      status: "finished" or "failed"; of a search's trial also "pruned".
       config: hash of the trial's config, as of `study.trial_hash`.
       code: of `provenance.code_version`.
       numbers: {"evaluator/number": value}.

@@ -5,7 +5,7 @@ import shlex
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,9 @@ from fmjax import sweep_results
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError, UserError
 from fmjax.provenance import code_version, in_words, same_code
-from fmjax.study import Study, Trial, slug, trial_hash
+from fmjax.study import Study, Trial, read, slug, trial_hash
 from fmjax.training.checkpoint_lock import Lock
+from fmjax.training.policies import Judge
 
 
 def commands(study: Study, spec: str, workdir: str | None, flags: Sequence[str]) -> list[str]:
@@ -52,11 +53,25 @@ class Plan:
     ) -> None:
         self.study, self.spec, self.workdir, self.flags, self.mix = study, spec, Path(workdir), list(flags), mix
         self.results = Path(results) if results else self.workdir / "results.jsonl"
-        configs = study.configs(self.flags)
+        configs = self._configs()
         self.hashes = {name: trial_hash(config) for name, config in configs.items()}
         self.code = code_version(configs.values())
         self.trials = study.trials()
         self._check()
+
+    @classmethod
+    def again(cls, spec: str, workdir: str, results: str, flags: Sequence[str], mix: bool) -> "Plan":
+        """The same plan in another process, from `told`."""
+        return cls(read(spec), spec, workdir, results, flags, mix)
+
+    @property
+    def told(self) -> tuple[str, str, str, list[str], bool]:
+        """What another process makes this plan again from."""
+        return self.spec, str(self.workdir), str(self.results), self.flags, self.mix
+
+    def _configs(self) -> dict[str, Any]:
+        """{change: its complete config}, of everything that can be known before the first run."""
+        return self.study.configs(self.flags)
 
     def _check(self) -> None:
         done = sweep_results.read(self.results)
@@ -81,14 +96,20 @@ class Plan:
 
     def _begin(self, shared: bool) -> Lock:
         """Hold the folder and write down what runs in it."""
+        lock = self._hold(shared)
+        self._note()
+        return lock
+
+    def _hold(self, shared: bool) -> Lock:
         try:
             self.workdir.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"cannot write {self.workdir} ({error.strerror}): take another --workdir") from None
-        lock = Lock(self.workdir / "lock", shared)
-        facts = {"study": self.spec, "flags": self.flags, "code": self.code, "hashes": self.hashes}
+        return Lock(self.workdir / "lock", shared)
+
+    def _note(self, **more: Any) -> None:
+        facts = {"study": self.spec, "flags": self.flags, "code": self.code, "hashes": self.hashes, **more}
         sweep_results.write_whole(self.workdir / "study.json", json.dumps(facts, indent=1) + "\n")
-        return lock
 
     def left(self, retry: bool = False) -> list[int]:
         """The numbers of the runs that have not ended; with `retry`, of those that failed too."""
@@ -107,7 +128,7 @@ class Plan:
                 print(f"{self.name(index)}: ended before; see {self.results}")
                 return 0
             line = self.trial(index)
-            return self.take(index, line) if line else _interrupted()
+            return self.take(index, line) if line else interrupted()
         finally:
             lock.release()
 
@@ -123,11 +144,11 @@ class Plan:
                 whole = run_in_processes(self, left, min(processes, len(left)))
             else:
                 whole = all(self._one_after_the_other(left))
-            return self.summary() if whole else _interrupted()
+            return self.summary() if whole else interrupted()
         finally:
             lock.release()
 
-    def _one_after_the_other(self, left: Sequence[int]):
+    def _one_after_the_other(self, left: Iterable[int]):
         for index in left:
             line = self.trial(index)
             if line is not None:
@@ -142,7 +163,7 @@ class Plan:
         try:
             left = self.left(retry)
             print(f"{len(self.trials)} runs, {len(self.trials) - len(left)} ended before", flush=True)
-            return self.summary() if run_populations(self, left, most) else _interrupted()
+            return self.summary() if run_populations(self, left, most) else interrupted()
         finally:
             lock.release()
 
@@ -159,7 +180,8 @@ class Plan:
         folder.mkdir(parents=True, exist_ok=True)
         lock = Lock(folder / "trial.lock")
         try:
-            run = fit(self.study.config, folder, [*trial.flags, *self.flags], progress=False)
+            flags = [*trial.flags, *self.flags]
+            run = fit(self.study.config, folder, flags, progress=False, judge=self.judge(index))
         except UserError as error:
             return self.line(index, "failed", error=" ".join(str(error).split()), since=began)
         except Exception as error:
@@ -168,7 +190,11 @@ class Plan:
             return self.line(index, "failed", error=f"{type(error).__name__}: {said}", since=began)
         finally:
             lock.release()
-        return self.line(index, "finished", run.numbers, since=began) if run.word == "finished" else None
+        return self.line(index, run.word, run.numbers, since=began) if run.word != "interrupted" else None
+
+    def judge(self, index: int) -> Judge | None:
+        """What may end a run early: nothing, in a sweep."""
+        return None
 
     # ---- results -----------------------------------------------------------------------------------
     def line(
@@ -181,11 +207,12 @@ class Plan:
         seconds: float = 0.0,
         how: str = "solo",
     ) -> dict[str, Any]:
-        """The line of a run that ended; a metric that is not finite is a failure."""
-        trial, metric = self.trials[index], self.study.metric
-        value = (numbers or {}).get(metric, 0.0)
-        if status == "finished" and not abs(value) < float("inf"):
-            status, error = "failed", f"{metric} is {value}"
+        """The line of a run that ended; a number the study asks for that is not finite is a failure."""
+        trial = self.trials[index]
+        for metric in filter(None, (self.study.metric, self.study.choose)):
+            value = (numbers or {}).get(metric, 0.0)
+            if status == "finished" and not abs(value) < float("inf"):
+                status, error = "failed", f"{metric} is {value}"
         return sweep_results.line_of(
             trial,
             status,
@@ -209,17 +236,25 @@ class Plan:
         if line["status"] == "failed":
             print(f"{said}: FAILED: {line['error']}", flush=True)
             return 1
+        self.asked_for(line)
+        print(
+            f"{said}: {self.study.metric} {line['numbers'][self.study.metric]:.5g} in {line['seconds']:.1f} s",
+            flush=True,
+        )
+        return 0
+
+    def asked_for(self, line: dict[str, Any]) -> None:
+        """Refuse a line of a run that finished without the study's numbers.
+
+        Raises:
+          ConfigError: names the number.
+        """
         for metric in filter(None, (self.study.metric, self.study.choose)):
             if metric not in line["numbers"]:
                 raise ConfigError(
                     f"the runs give no {metric!r}; {did_you_mean(metric, line['numbers'])}; what ran stays, mend the "
                     "study and go on"
                 )
-        print(
-            f"{said}: {self.study.metric} {line['numbers'][self.study.metric]:.5g} in {line['seconds']:.1f} s",
-            flush=True,
-        )
-        return 0
 
     def name(self, index: int) -> str:
         """A run in words."""
@@ -238,6 +273,7 @@ class Plan:
         return 1 if failed else 0
 
 
-def _interrupted() -> int:
+def interrupted() -> int:
+    """Say how to go on; the exit code."""
     print("interrupted: give the same command again to go on", file=sys.stderr)
     return 1

@@ -4,24 +4,33 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 
-def run_in_processes(plan: Any, left: Sequence[int], processes: int) -> bool:
-    """Run what is left of a plan; False when it was interrupted.
+def run_in_processes(plan: Any, left: Iterable[int], processes: int) -> bool:
+    """Run what is left of a plan, asked for when a worker is free; False when it was interrupted.
 
     A worker that dies (out of memory, say) costs the run it was at, which is recorded as failed with the signal or
     exit code; another worker takes its place. An interrupt is passed on: the runs save, and go on when asked again.
     """
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # several processes share an accelerator's memory
-    waiting, busy, whole = list(left), {}, True
-    workers = [_Worker(plan) for _ in range(processes)]
+    waiting, workers, busy, whole = iter(left), [], {}, True
+
+    def give(worker: _Worker | None) -> None:
+        """The next run to a worker, or to a new one."""
+        index = next(waiting, None)
+        if index is not None:
+            if worker is None:
+                worker = _Worker(plan)
+                workers.append(worker)
+            busy[worker.give(index)] = worker
+
     old = signal.signal(signal.SIGTERM, _as_interrupt)
     try:
-        for worker in workers:
-            busy[worker.give(waiting.pop(0))] = worker
+        for _ in range(processes):
+            give(None)
         while busy:
             for ready in wait(list(busy)):
                 worker = busy.pop(ready)
@@ -29,11 +38,8 @@ def run_in_processes(plan: Any, left: Sequence[int], processes: int) -> bool:
                 if line is not None:
                     plan.take(worker.index, line)
                 whole = whole and line is not None
-                if waiting and whole:
-                    if not alive:
-                        worker = _Worker(plan)
-                        workers.append(worker)
-                    busy[worker.give(waiting.pop(0))] = worker
+                if whole:
+                    give(worker if alive else None)
         return whole
     except KeyboardInterrupt:
         return False
@@ -49,8 +55,7 @@ class _Worker:
     def __init__(self, plan: Any) -> None:
         context = multiprocessing.get_context("spawn")
         self.connection, theirs = context.Pipe()
-        told = (plan.spec, str(plan.workdir), str(plan.results), plan.flags, plan.mix)
-        self.process = context.Process(target=_serve, args=(theirs, *told))
+        self.process = context.Process(target=_serve, args=(theirs, type(plan).again, plan.told))
         self.process.start()
         theirs.close()
         self.plan, self.index = plan, -1
@@ -78,22 +83,24 @@ class _Worker:
         self.process.join()
 
 
-def _serve(connection: Connection, spec: str, workdir: str, results: str, flags: list[str], mix: bool) -> None:
+def _serve(connection: Connection, again: Callable[..., Any], told: tuple[Any, ...]) -> None:
     """The life of a worker."""
     os.setsid()  # Ctrl-C reaches the parent alone, which passes it on once: a second signal would cut the save short
-    from fmjax import study
     from fmjax.start import start
-    from fmjax.sweep_runner import Plan
 
     start()
-    plan = Plan(study.read(spec), spec, workdir, results, flags, mix)
+    plan = again(*told)
     sys.stdout = sys.stderr  # what a run prints is no report of the sweep
     while True:
         try:
             index = connection.recv()
         except (EOFError, KeyboardInterrupt):
             return
-        connection.send(plan.trial(index))
+        line = plan.trial(index)
+        try:
+            connection.send(line)
+        except BrokenPipeError:  # the parent was killed: whoever goes on finds the run folder
+            return
 
 
 def _as_interrupt(number: int, frame: Any) -> None:

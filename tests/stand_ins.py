@@ -87,6 +87,9 @@ class Plain(Objective):
 class Distill(Plain):
     """A frozen teacher's probabilities are the targets."""
 
+    def inputs(self, batch):
+        return dict.fromkeys(("model", "teacher"), (batch["features"],))
+
     def loss(self, player, nets, batch, carry, rng):
         target = jax.nn.softmax(nets["teacher"](batch["features"]))
         loss = Mean.of(optax.softmax_cross_entropy(nets["model"](batch["features"]), target), batch["valid"])

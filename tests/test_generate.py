@@ -131,6 +131,18 @@ def test_a_translator_writes_what_it_makes_of_the_prompt(runs, capsys):
     assert said(capsys, f"--workdir={runs / 'translator'}", "--prompt=hund", "--length=8", "--temperature=0") == "dog\n"
 
 
+def test_what_a_translator_writes_is_data_for_a_student(runs, tmp_path):
+    """Sequence-level distillation (arXiv 1606.07947): the student learns what the teacher wrote."""
+    file, out = tmp_path / "prompts.jsonl", tmp_path / "written.jsonl"
+    file.write_text("".join(json.dumps({"prompt": p}) + "\n" for p in ("katze", "hund")))
+    generate.main(
+        [f"--workdir={runs / 'translator'}", "--length=8", "--beams=3", f"--prompts_file={file}", f"--out={out}"]
+    )
+    fields = {"source": "prompt", "target": "text", "tokenizer": tokenizers.byte()}
+    written = pairs.Pairs(str(out), **fields, source_length=8, target_length=8)
+    assert [written.reference(i) for i in range(2)] == ["cat", "dog"]
+
+
 def test_a_writer_serves_prompts_of_other_lengths_without_compiling_again(runs):
     writer = Writer.load(str(runs / "model"), decoder=Beam(beams=2, length=4))
     for prompt in ("a", "the cat", "the cat sat on"):

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 import tiny_study
-from stand_ins import MLP, course, events, records, same, tiny
+from stand_ins import MLP, Distill, course, events, records, same, tiny
 
 from fmjax import pretrained
 from fmjax.adapters import parts
@@ -149,6 +149,22 @@ def test_members_start_from_weights_and_running_statistics_and_adapters_are_refu
     config.adapt = call(parts.bias_only)
     with pytest.raises(ConfigError, match=r"--config.adapt: a population trains whole weights"):
         fit_population(config, seeds=(0, 1))
+
+
+def test_members_share_a_teacher_that_was_loaded_and_a_fresh_one_is_refused(tmp_path):
+    fit(tiny(2), tmp_path / "start")
+    config = tiny(2)
+    config.evals = {}
+    config.objective = call(Distill)
+    config.models = {"model": call(MLP), "teacher": call(MLP)}
+    del config.model
+    with pytest.raises(ConfigError, match="not give all weights of the net 'teacher'"):
+        fit_population(copy.deepcopy(config), seeds=(0, 1))
+    config.init = call(pretrained.weights, path=str(tmp_path / "start"), nets=("teacher",))
+    first, second = fit_population(copy.deepcopy(config), seeds=(0, 1), workdir=tmp_path)
+    same(first.state.frozen, second.state.frozen)
+    again, _ = fit_population(copy.deepcopy(config), seeds=(0, 1), workdir=tmp_path)
+    same(again.state, first.state)
 
 
 def test_a_number_of_zero_makes_a_program_of_its_own():

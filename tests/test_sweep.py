@@ -216,6 +216,25 @@ def test_the_best_of_a_group_is_chosen_by_the_other_number_and_all_failures_are_
     assert study_report.failures(study, by_key) == ["sgd, rate=3, seed 0 failed: burst"]
 
 
+def test_a_change_may_be_compared_with_another_than_the_base_and_other_numbers_stand_beside():
+    changes = {name: {"clip": float(i + 1)} for i, name in enumerate(("a1", "b1", "a2", "b2"))}
+    more = {"against": {"b2": "a2"}, "also": ("validation/loss",)}
+    study = Study("c", "test/loss", changes, seeds=(0, 1), base="a1", **more)
+    values = {"a1": 1.0, "b1": 2.0, "a2": 5.0, "b2": 5.5}
+    made = [line(name, seed, v + seed, chosen_by=v - seed) for name, v in values.items() for seed in (0, 1)]
+    rows = found_in(study, *made)
+    assert [(row.change, row.base) for row in rows] == [("a1", ""), ("b1", "a1"), ("a2", ""), ("b2", "a2")]
+    assert [row.difference and row.difference.value for row in rows] == [None, 1.0, None, 0.5]
+    assert rows[3].also == {"validation/loss": (5.0, pytest.approx(math.sqrt(0.5)))}
+    text = study_report.markdown(study, rows)
+    assert "+0.5 [+0.5, +0.5] from `a2`" in text
+    assert "corrected for 2 comparisons" in text
+    assert "| `validation/loss` |" in text
+    table = list(csv.DictReader(study_report.table_csv(rows).splitlines()))
+    assert [r["compared with"] for r in table] == ["", "a1", "", "a2"]
+    assert float(table[3]["validation/loss mean"]) == 5.0
+
+
 def test_a_base_without_a_run_or_a_number_that_is_not_there_is_one_line():
     study = Study("c", "test/loss", {"x": {"clip": 1.0}}, seeds=(0,))
     with pytest.raises(DataError, match="the base 'base' has no run that finished"):
@@ -240,6 +259,14 @@ def test_the_report_writes_a_table_its_numbers_and_a_figure(swept, tmp_path, cap
     assert float(rows[1]["spread"]) == pytest.approx(np.std(own, ddof=1), rel=1e-9)
     assert (rows[2]["mean"], rows[2]["failed"]) == ("", "2")
     assert (tmp_path / "figure.png").read_bytes()[:4] == b"\x89PNG"
+
+
+def test_one_source_at_two_commits_is_one_version(tmp_path):
+    made = [line("base", 0, 1.0), line("x", 0, 2.0, code={**CODE, "git": "def"})]
+    results = tmp_path / "results.jsonl"
+    results.write_text("".join(json.dumps(one) + "\n" for one in made))
+    study = Study("c", "test/loss", {"x": {"clip": 1.0}}, seeds=(0,))
+    assert "Code: source one (commit abc, jax 0)." in study_report.write(study, results, tmp_path)
 
 
 def test_results_that_are_none_are_named_by_line(tmp_path):

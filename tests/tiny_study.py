@@ -1,4 +1,7 @@
-"""A study of a few steps, for tests; "sick" has a change whose runs fail, "deadly" one whose process dies."""
+"""A study of a few steps, for tests; "sick" has a change whose runs fail, "deadly" one whose process dies.
+
+"search" has a space in place of changes, and "pruned" prunes: a rate near zero learns too slowly, one near 4 bursts.
+"""
 
 import os
 import signal
@@ -11,6 +14,7 @@ from fmjax.core.config import call
 from fmjax.data import pipeline
 from fmjax.evals import evaluators, metrics
 from fmjax.optim import optimizers
+from fmjax.space import Search, choice, log
 from fmjax.study import Study, chain, one_at_a_time
 from fmjax.training.policies import Log
 
@@ -35,8 +39,18 @@ def get_config() -> ConfigDict:
     return config
 
 
-def get_study(kind: Literal["well", "sick", "deadly"] = "well") -> Study:
+def get_study(kind: Literal["well", "sick", "deadly", "search", "pruned"] = "well") -> Study:
     """Two rates and the base; "sick" adds a row that makes losses NaN."""
+    if kind in ("search", "pruned"):
+        return Study(
+            config="tests/tiny_study.py",
+            metric="validation/loss",
+            overrides={"evals.validation.every": 1} if kind == "pruned" else {},
+            seeds=(0,),
+            space={"optimizer.rate": log(1e-4, 4.0), "optimizer.momentum": choice(0.0, 0.5)},
+            search=Search(startup=3, prune="median" if kind == "pruned" else None),
+            title="Tiny?",
+        )
     changes = one_at_a_time({"optimizer.rate": (0.2, 0.4)})
     if kind == "sick":
         changes = chain(one_at_a_time({"optimizer.rate": (0.2,)}), {"sick": {"optimizer.rate": 1e38}})

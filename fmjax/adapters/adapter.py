@@ -2,7 +2,8 @@
 
 Weights are divided once, after they were made and loaded. The own tree has gradients, moments and running averages;
 the base has none of them and is saved once a run, under its digest. A step sees `merge(net, base, own)`, so that no
-model and no objective knows of any of it.
+model and no objective knows of any of it. What changes how a layer is called, and not its weights, lies beside them in
+what a step sees, and the module is called through `wrap`.
 """
 
 import dataclasses
@@ -12,8 +13,10 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
+import flax.linen as nn
 import jax
 
+from fmjax.adapters.intercepted import Intercepted
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
 from fmjax.core.trees import flatten, matches, nested
@@ -38,6 +41,30 @@ class Delta(Protocol):
         ...
 
 
+class Insertion(Protocol):
+    """Small arrays beside a frozen layer, which its calls go through: there are no merged weights."""
+
+    def picks(self, names: Shapes) -> list[str]:
+        """The addresses of the kernels whose layers get one."""
+        ...
+
+    def place(self, name: str) -> str:
+        """The address under which the small arrays of a kernel's layer lie, among the layer's own weights."""
+        ...
+
+    def fits(self, module: nn.Module, args: tuple, y: Any) -> bool:
+        """Whether small arrays among the weights of a module, which makes y of args, would change what it makes."""
+        ...
+
+    def begin(self, name: str, weight: jax.Array, rng: jax.Array) -> dict[str, jax.Array]:
+        """The small arrays, by name; with them `around` gives what the layer gives."""
+        ...
+
+    def around(self, call: Callable, args: tuple, kwargs: dict, context: Any) -> Any:
+        """What a call of any module gives, as flax.linen.intercept_methods asks; it finds its arrays in the module."""
+        ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Adapter:
     """What moves of the nets, and how. Addresses begin with the net's name.
@@ -51,7 +78,7 @@ class Adapter:
     """
 
     whole: Callable[[Shapes], Iterable[str]]
-    delta: Delta | None = None
+    delta: Delta | Insertion | None = None
     also: tuple[str, ...] | None = None
     nets: tuple[str, ...] = ()
     fresh: frozenset[str] = frozenset()
@@ -75,14 +102,24 @@ class Adapter:
         for net in adapted:
             if not any(name.startswith(f"{net}/") for name in (*moves, *small)):
                 raise ConfigError(f"nothing of the net {net!r} would move: say in nets which ones are adapted")
-        parts = {f"{name}/{part}": x for name, own in small.items() for part, x in own.items()}
+        place = getattr(self.delta, "place", str)
+        parts = {f"{place(name)}/{part}": x for name, own in small.items() for part, x in own.items()}
         own = nested({name: x for name, x in flat.items() if name in moves} | parts)
         frozen = nested({name: x for name, x in flat.items() if name not in moves})
         return {net: own.get(net, tree) for net, tree in params.items()}, frozen
 
     def merge(self, net: str, base: Tree | None, own: Tree) -> Tree:
-        """The weights of a net that the model sees."""
+        """The weights of a net that the model sees, and beside them what its calls go through."""
         return self._merged(net, base, own)
+
+    @property
+    def merges(self) -> bool:
+        """Whether what a step sees are weights of the module alone."""
+        return not hasattr(self.delta, "around")
+
+    def wrap(self, module: nn.Module) -> Any:
+        """The module as it is called with what `merge` gives."""
+        return module if self.merges else Intercepted(module, self.delta.around)
 
     def _merged(self, name: str, base: Any, own: Any) -> Any:
         if own is None or base is None:

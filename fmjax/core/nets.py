@@ -1,12 +1,16 @@
 """What an objective sees: nets to call, players that move, and the contract it fulfils."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 
+from fmjax.core.config import did_you_mean
+from fmjax.core.errors import ConfigError
+from fmjax.core.trees import flatten
 from fmjax.core.types import Batch, Mean, Tree
 
 
@@ -17,6 +21,10 @@ class Net:
     In training it passes `train=True`, hands out dropout keys, remembers what the module wrote to
     `mutable` (batch statistics) and collects what it sowed to "losses" (a router's). `fixed()` is its
     silent, gradient-free evaluation copy: for teachers, targets, and inside transforms of your own.
+
+    Where an objective adds to `watch`, `inside` is what the modules at these addresses gave in the first call, and
+    `asked` the arguments of that call: features of a student, and what to ask the teacher. `options` are arguments that
+    every call gets besides, such as which head answers.
     """
 
     module: nn.Module
@@ -26,19 +34,49 @@ class Net:
     train: bool = False
     losses: list = dataclasses.field(default_factory=list)
     calls: int = 0
+    watch: tuple[str, ...] = ()
+    inside: dict[str, jax.Array] = dataclasses.field(default_factory=dict)
+    asked: tuple[tuple, dict] = ((), {})
+    options: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        kwargs = {**self.options, **kwargs}
         keep = [*self.mutable, "losses"] if self.train else []
         rngs = {"dropout": jax.random.fold_in(self.rng, self.calls)} if self.train else None
-        variables = {"params": self.params, **self.mutable}
-        out, new = self.module.apply(variables, *args, train=self.train, mutable=keep, rngs=rngs, **kwargs)
+        variables, watched = {"params": self.params, **self.mutable}, {}
+        if look := bool(self.watch) and not self.inside:
+            keep = [*keep, "intermediates"]
+            watched["capture_intermediates"] = lambda module, method: method == "__call__"
+        out, new = self.module.apply(variables, *args, train=self.train, mutable=keep, rngs=rngs, **watched, **kwargs)
+        if look:
+            found = named(new.get("intermediates", {}))
+            self.inside = {name: _picked(name, found, self.module) for name in self.watch}
+            self.asked = args, kwargs
         self.losses += jax.tree.leaves(new.get("losses", {}))
         self.mutable = {k: new.get(k, v) for k, v in self.mutable.items()}
         self.calls += 1
         return out
 
     def fixed(self, params: Tree = None) -> "Net":
-        return Net(self.module, jax.lax.stop_gradient(self.params if params is None else params), self.mutable)
+        params = jax.lax.stop_gradient(self.params if params is None else params)
+        return Net(self.module, params, self.mutable, options=self.options)
+
+
+def named(intermediates: Mapping[str, Any]) -> dict[str, jax.Array]:
+    """{address: array} of what flax collected: a module's first answer at its address, sown values by their names."""
+    found: dict[str, jax.Array] = {}
+    for name, value in flatten(dict(intermediates)).items():
+        found.setdefault(re.sub(r"(^|/)__call__(/0)+$|/0$", "", name), value)
+    return found
+
+
+def _picked(name: str, found: Mapping[str, jax.Array], module: nn.Module) -> jax.Array:
+    if name not in found:
+        scanned = "; a scanned stack hides its blocks: set its scan=False" if getattr(module, "scan", False) else ""
+        raise ConfigError(
+            f"nothing at {name!r} inside of a {type(module).__name__}; {did_you_mean(name, found)}{scanned}"
+        )
+    return found[name]
 
 
 class Player(NamedTuple):

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 Tree = Any  # a nested dict of arrays, or any other pytree
 Batch = Mapping[str, jax.Array]  # leading axis = examples
 
-# Every key a batch may hold; a source or transform that needs another one adds it here, with its meaning.
+# Every key a batch may hold; a source or transform that needs another one adds it here, with its meaning. Where rows
+# hold an example of each of several tasks (data/tasks.py), the task's name and a slash stand before each.
 KEYS = {
     "tokens": "(B, T) integer token ids; next-token objectives read T = length + 1",
     "targets": "(B, T) integer ids to predict (of a decoder, which reads them shifted), or (B, ...) numbers to regress",

@@ -48,6 +48,7 @@ class LabelledTexts(ByRows):
     """
 
     unit = "texts"
+    along = ("tokens", "segment_ids", "token_types")
 
     def __init__(
         self,
@@ -111,6 +112,12 @@ class LabelledTexts(ByRows):
         if self._labels is not None:
             rows["targets" if self.numbers else "label"] = self._labels[kept]
         return rows
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """The tokens in each row, special ones included."""
+        sizes = self._sizes[:, self._kept].sum(0)
+        return sizes + self.length - self.frame.room(self.length, len(self.texts) > 1)
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text of token ids."""

@@ -8,6 +8,7 @@ import numpy as np
 
 from fmjax.core.errors import ConfigError, DataError
 from fmjax.data import order
+from fmjax.data.buckets import Buckets
 from fmjax.data.cache import digest
 from fmjax.data.images import Unreadable
 from fmjax.data.prefetch import in_processes, in_threads
@@ -31,6 +32,7 @@ def stream(
     corrupt: str = "fail",
     repeats: int = 1,
     resident: bool = False,
+    buckets: tuple[int, ...] = (),
 ) -> "Batches":
     """Endless batches; each epoch visits every example once, in an order keyed by (seed, epoch).
 
@@ -48,10 +50,13 @@ def stream(
         has as many rows as without, and so holds one example in `repeats`; the shuffle goes on where it ended.
       resident: keep all examples in the memory of every device, and let many steps be one program that takes its rows
         there: as many as `config.log.every` and the next evaluation allow. For small sets in memory; same batches.
+      buckets: lengths such as (16, 32, 64): rows of about one length come together, and each batch is cut to the first
+        that holds it (buckets.py). For texts with padding; the step is compiled for each length that occurs.
     """
     return Batches(
-        source, batch_size, transforms, True, shuffle, None, workers, threads, prefetch, corrupt, repeats, resident
-    )
+        source, batch_size, transforms, True, shuffle, None, workers, threads, prefetch, corrupt, repeats, resident,
+        buckets,
+    )  # fmt: skip
 
 
 def one_pass(
@@ -63,13 +68,17 @@ def one_pass(
     threads: int | None = None,
     prefetch: int = 2,
     corrupt: str = "fail",
+    buckets: tuple[int, ...] = (),
 ) -> "Batches":
     """Every example once, in the order of the source; `valid` is 0 in the rows that pad the last batch.
 
     Args:
-      limit: at most so many examples, the first ones; the other arguments are those of `stream`.
+      limit: at most so many examples, the first ones.
+      buckets: lengths to which batches are cut; the order stays. The other arguments are those of `stream`.
     """
-    return Batches(source, batch_size, transforms, False, False, limit, workers, threads, prefetch, corrupt)
+    return Batches(
+        source, batch_size, transforms, False, False, limit, workers, threads, prefetch, corrupt, buckets=buckets
+    )
 
 
 class Batches:
@@ -97,6 +106,7 @@ class Batches:
         corrupt: str = "fail",
         repeats: int = 1,
         resident: bool = False,
+        buckets: tuple[int, ...] = (),
     ):
         if batch_size < 1:
             raise ConfigError(f"batch_size is {batch_size}, wanted 1 or more")
@@ -123,10 +133,13 @@ class Batches:
                     )
         if resident and (self._take is None or transforms or workers):
             raise ConfigError(f"resident wants a source in memory, without transforms or workers, not {source}")
-        self.resident = resident
+        if buckets and (resident or transforms or repeats > 1):
+            raise ConfigError("buckets go with neither resident nor transforms nor repeats")
+        self.resident, self.buckets = resident, Buckets(tuple(buckets), source, batch_size) if buckets else None
         light = self._take is not None and not self.transforms
         self.threads = (0 if light else 2) if threads is None else threads
         settings = (ORDER, batch_size, endless, shuffle, self.examples, corrupt, *[repeats] * (repeats > 1))
+        settings += (("buckets", *map(int, buckets)),) if buckets else ()
         self.fingerprint = digest(source.fingerprint, settings, identity(self.transforms))
         self.skipped: set[int] = set()
         self._spec: dict[str, tuple[tuple[int, ...], np.dtype]] | None = None
@@ -140,14 +153,16 @@ class Batches:
         kind = "stream" if self.endless else "one_pass"
         return f"{kind}({self.source}, batch_size={self.batch_size})"
 
-    def batch(self, k: int, seed: int = 0, rows: slice = slice(None)) -> Arrays:
-        """Global batch k, or this host's rows of it; nothing else is read.
+    def batch(self, k: int, seed: int = 0, rows: slice = slice(None), whole: bool = False) -> Arrays:
+        """Global batch k, or this host's rows of it; nothing else is read. `whole` does not cut it to a bucket.
 
         Raises:
           DataError: an example that cannot be read, or that is unlike the others; it is named.
         """
         if k < 0 or seed < 0 or (not self.endless and k >= len(self)):
             raise IndexError(f"there is no batch {k} (seed {seed}) in {self}")
+        if self.buckets and not whole:
+            return self.buckets.cut(self.batch(k, seed, rows, whole=True), self.plan(k, seed))
         start, wanted = k * self.batch_size, range(self.batch_size)[rows]
         indices = self.plan(k, seed)
         kept = wanted if len(indices) == self.batch_size else [r for r in wanted if r < len(indices)]
@@ -167,7 +182,10 @@ class Batches:
         start = k * self.batch_size
         stop = start + self.batch_size if self.endless else min(start + self.batch_size, self.examples)
         first, last = start // self.repeats, -(-stop // self.repeats)
-        if self.shuffle:
+        if self.shuffle and self.buckets:
+            pooled = order.window(*self.buckets.around(k), self.examples, seed)
+            indices = self.buckets.pick(pooled, k, seed)
+        elif self.shuffle:
             indices = order.window(first, last, self.examples, seed)
         else:
             indices = np.arange(first, last) % self.examples
@@ -193,7 +211,7 @@ class Batches:
     def spec(self) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
         """{key: (shape, dtype)} of a global batch."""
         if self._spec is None:
-            row = self.batch(0, rows=slice(0, 1))
+            row = self.batch(0, rows=slice(0, 1), whole=True)
             self._spec = {key: ((self.batch_size, *array.shape[1:]), array.dtype) for key, array in row.items()}
         return dict(self._spec)
 

@@ -26,7 +26,8 @@ class Source(Protocol):
 
     Optional: `rows(indices) -> {key: stacked fresh arrays}`, the fast path of sources held in memory (None: not);
     `unreadable`, {index: reason} of the examples that are known to be corrupt;
-    `decode(tokens) -> str`, for people who look at text; `classes`, the names of the labels.
+    `decode(tokens) -> str`, for people who look at text; `classes`, the names of the labels;
+    `lengths`, (N,) tokens in each padded row, and `along`, the keys whose second axis they lie on.
     """
 
     @property

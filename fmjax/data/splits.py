@@ -26,6 +26,8 @@ class View:
         self.rows = self._rows if getattr(source, "rows", None) is not None else None
         if hasattr(source, "decode"):
             self.decode = source.decode
+        if getattr(source, "lengths", None) is not None:
+            self.lengths, self.along = source.lengths[self.index(np.arange(count))], source.along
         unreadable = getattr(source, "unreadable", None) or {}
         ours = self.index(np.arange(count)).tolist() if unreadable else []
         self.unreadable = {i: unreadable[theirs] for i, theirs in enumerate(ours) if theirs in unreadable}

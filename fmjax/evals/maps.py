@@ -14,8 +14,7 @@ from jaxtyping import Array, Float
 
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
-from fmjax.core.nets import Net
-from fmjax.core.trees import flatten
+from fmjax.core.nets import Net, named
 from fmjax.core.types import Batch
 from fmjax.evals.evaluators import Predict, Report
 from fmjax.evals.pictures import class_name, grey, over, picture, shown
@@ -33,10 +32,7 @@ def inside(net: Net, *args: Any, calls: bool = True) -> dict[str, jax.Array]:
         {"params": net.params, **net.mutable}, *args, train=False, mutable=["intermediates"],
         capture_intermediates=(lambda inner, method: method == "__call__") if calls else False,
     )  # fmt: skip
-    found: dict[str, jax.Array] = {}
-    for name, value in flatten(seen.get("intermediates", {})).items():
-        found.setdefault(re.sub(r"(^|/)__call__(/0)+$|/0$", "", name), value)
-    return found
+    return named(seen.get("intermediates", {}))
 
 
 def rollout(weights: Float[Array, "L B T T"]) -> Float[Array, "B T T"]:

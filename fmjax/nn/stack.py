@@ -219,6 +219,10 @@ class Blocks(nn.Module, kw_only=True):
     def _scanned(self, x: jax.Array, inputs: tuple) -> jax.Array:
         """All blocks by one loop over their stacked weights."""
         weights = [self.variables["params"][f"block_{i}"] for i in range(self.depth)]
+        if len({jax.tree.structure(own) for own in weights}) > 1:
+            raise ConfigError(
+                "scan needs blocks that are alike, and an adapter makes them differ: adapt all, or unset it"
+            )
         key = self.make_rng("dropout") if self.has_rng("dropout") else jax.random.key(0)
 
         def body(x: jax.Array, layer: tuple) -> tuple[jax.Array, Any]:

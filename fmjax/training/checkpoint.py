@@ -4,7 +4,7 @@ import dataclasses
 import json
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,12 +144,14 @@ class Checkpoints:
         self._write_scores()
         return bool(self._primary_says(wins))
 
-    def restore(self, target: Tree, step: int | None = None, partial: bool = False) -> tuple[Tree, dict[str, Any]]:
+    def restore(
+        self, target: Tree | Callable[[Mapping[str, Any]], Tree], step: int | None = None, partial: bool = False
+    ) -> tuple[Tree, dict[str, Any]]:
         """(state, manifest) of a step; without one, of the latest that is not damaged.
 
         Args:
           target: what to restore, abstract: `jax.ShapeDtypeStruct`s whose shardings say where (any mesh), numpy arrays
-            or numbers.
+            or numbers. Or what gives it, from the leaves of a checkpoint's manifest by address.
           step: this step and no other.
           partial: the checkpoint may hold more than the target, which is left on disk.
 
@@ -256,6 +258,7 @@ class Checkpoints:
         try:
             manifest = folders.read_manifest(path)
             leaves = manifest["leaves"]
+            target = target(leaves) if callable(target) else target
             arrays_io.check(leaves, target, str(path), partial)
             arrays = arrays_io.read(path, leaves, arrays_io.kinds(target))
         except DamagedError as error:

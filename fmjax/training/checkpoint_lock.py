@@ -16,17 +16,18 @@ class Lock:
     Args:
       path: a file in the folder to hold; it is made.
       shared: hold it beside others that share it; only one that does not share is refused, and refuses.
+      wait: until it is free, rather than refuse.
 
     Raises:
       CheckpointError: another process, or another object of this one, holds it.
     """
 
-    def __init__(self, path: Path, shared: bool = False):
+    def __init__(self, path: Path, shared: bool = False, wait: bool = False):
         import fcntl
 
         self._file = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
-            fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(self._file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
         except OSError as error:
             holder = os.pread(self._file, 200, 0).decode("utf-8", "replace").strip() or "another process"
             self.release()

@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import jax
@@ -42,14 +42,16 @@ def feed_of(program: Program, data: Any, most: int) -> Feed:
 
 
 class Streamed:
-    """One batch a call, put on the devices one ahead of its use."""
+    """One batch a call, put on the devices one ahead of its use; compiled anew for a batch of another shape."""
 
     most = 1
 
     def __init__(self, program: Program, data: Any) -> None:
         self.program, self.data = program, data
-        self._stages = [(first, stage.compile()) for first, stage in program.stages()]
-        self.compiled = _together(self._stages)
+        self._stages = program.stages()
+        self._shapes: dict[tuple, list[tuple[int, CompiledStep]]] = {}
+        whole = program.example if not getattr(data, "buckets", None) else data.batch(0, program.seed)
+        self.compiled = _together(self._compiled(on_device(whole)))
         self._ahead: Iterator[tuple[Batch, str]] | None = None
         self._next = -1
 
@@ -60,8 +62,17 @@ class Streamed:
             self._ahead = device_batches(self.program, self.data, self.program.seed, k)
         batch, digest = next(self._ahead)
         self._next = k + 1
-        state, packed = _stage(self._stages, step)(state, batch)
+        state, packed = _stage(self._compiled(batch), step)(state, batch)
         return state, packed, [digest]
+
+    def _compiled(self, batch: Mapping[str, Any]) -> list[tuple[int, CompiledStep]]:
+        """Every stage, compiled for batches of this shape."""
+        shapes = tuple(batch[name].shape for name in sorted(batch))
+        if shapes not in self._shapes:
+            alike = shapes == tuple(x.shape for _, x in sorted(on_device(self.program.example).items()))
+            stages = self._stages if alike else [(first, p.alike(example=batch)) for first, p in self._stages]
+            self._shapes[shapes] = [(first, stage.compile()) for first, stage in stages]
+        return self._shapes[shapes]
 
     def close(self) -> None:
         """Stop reading ahead."""

@@ -95,7 +95,7 @@ class RunFolder:
 
     @property
     def state(self) -> str:
-        """running, interrupted, finished or failed; "new" before any."""
+        """running, interrupted, finished, pruned or failed; "new" before any."""
         path = self.path / "state"
         return path.read_text().strip() if path.is_file() else "new"
 

@@ -12,13 +12,14 @@ from jax.experimental import multihost_utils
 
 from fmjax.core.errors import CheckpointError, UserError
 from fmjax.core.trees import count, nbytes
+from fmjax.training import saved
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.evaluation import Evaluations
 from fmjax.training.feed import Feed, feed_of
 from fmjax.training.folder import RunFolder
 from fmjax.training.interrupts import Interrupts
 from fmjax.training.meter import Meter, tokens_of
-from fmjax.training.policies import EarlyStop, Log, Nan, Patience, SpikeWatch
+from fmjax.training.policies import EarlyStop, Judge, Log, Nan, Patience, SpikeWatch
 from fmjax.training.program import Program
 from fmjax.training.records import read_records
 from fmjax.training.state import State
@@ -50,12 +51,12 @@ class Outcome:
     word: str
 
 
-class _Interrupted(Exception):
-    """A signal came: go and save."""
+class _Stop(Exception):
+    """A signal came, or the judge said so: go and save."""
 
-    def __init__(self, state: State, step: int) -> None:
+    def __init__(self, state: State, step: int, word: str = "interrupted") -> None:
         super().__init__(step)
-        self.state, self.step = state, step
+        self.state, self.step, self.word = state, step, word
 
 
 class Loop:
@@ -70,6 +71,7 @@ class Loop:
       facts: what the manifest of a checkpoint says besides (config hash, data fingerprint, ...).
       costs: "flops_per_step" and "peak_flops" (of all devices), where they are known.
       hooks: called after every step.
+      judge: shown every evaluation while training; ends the run as "pruned" when it is over.
     """
 
     def __init__(
@@ -88,16 +90,19 @@ class Loop:
         costs: Mapping[str, float | None] | None = None,
         hooks: Sequence[Hook] = (),
         began: float | None = None,
+        judge: Judge | None = None,
     ) -> None:
         self.program, self.data, self.steps = program, data, steps
         self.writers, self.folder, self.checkpoints = list(writers), folder, checkpoints
         self.log, self.nan, self.hooks = log, nan, hooks
         self.early_stop, self.facts, self.costs = early_stop, dict(facts or {}), dict(costs or {})
-        if program.objective.changes():  # how many FLOPs a step has depends on the stage
+        varies = bool(getattr(data, "buckets", None))
+        if varies or program.objective.changes():  # how many FLOPs a step has depends on the batch or on the stage
             self.costs.pop("flops_per_step", None)
         self.evaluations = Evaluations(program, evaluators, folder)
-        self.meter = Meter(data.batch_size, tokens_of(program.example), self.costs)
+        self.meter = Meter(data.batch_size, 0 if varies else tokens_of(program.example), self.costs)
         self.patience = Patience(early_stop) if early_stop else None
+        self.judge = judge
         self.spikes = SpikeWatch(nan.spike)
         self.began = time.perf_counter() if began is None else began
         self.last: dict[str, float] = {}
@@ -111,7 +116,8 @@ class Loop:
     def run(self) -> Outcome:
         """Train to the end, or until a signal; everything worth keeping is on disk when it returns."""
         was = self.folder.state if self.folder else "new"
-        failed = was if was in ("interrupted", "finished") else "failed"  # what could not go on is what it was
+        ended = ("interrupted", "finished", "pruned")
+        failed = was if was in ended else "failed"  # what could not go on is what it was
         try:
             state, step = self._start()
             feed = feed_of(self.program, self.data, min(self.log.every, self.steps))
@@ -123,10 +129,10 @@ class Loop:
                         state, step = self._train(state, step, feed)
                     state, step = self._finish(state, step)
                     word = "finished"
-                except _Interrupted as stop:
-                    word, state, step = "interrupted", stop.state, stop.step
+                except _Stop as stop:
+                    word, state, step = stop.word, stop.state, stop.step
                     self._save(step, state, wait=True)
-                    self._event("interrupted", step, signal=self._asked.name)
+                    self._event(word, step, **({"signal": self._asked.name} if word == "interrupted" else {}))
                 self._close()
                 self._mark(word)
         except BaseException:
@@ -162,17 +168,15 @@ class Loop:
         return state, step
 
     def restore(self, step: int | None = None) -> tuple[State, dict[str, Any]]:
-        target = self.program.abstract.replace(frozen={})
-        state, manifest = self.checkpoints.restore(target, step)
+        state, manifest = saved.restore(self.checkpoints, self.program.abstract, step)
         for warning in manifest.get("warnings", []):
             self._event("damaged", int(manifest["step"]), warning=warning)
-        digest = manifest.get("frozen")
-        frozen = self.checkpoints.restore_frozen(self.program.abstract.frozen, digest) if digest else {}
-        return state.replace(frozen=frozen), manifest
+        return state, manifest
 
     def _recall(self, step: int) -> None:
         """Know again what a run that was never interrupted would know at `step`, from the records up to it: the
-        evaluations, for patience and for which of them are still owed, and the losses that a spike stands out from."""
+        evaluations, for patience, for the judge and for which of them are still owed, and the losses that a spike
+        stands out from."""
         self.evaluations.forget()
         self.patience = Patience(self.early_stop) if self.early_stop else None
         self.spikes = SpikeWatch(self.nan.spike)
@@ -185,6 +189,8 @@ class Loop:
                 numbers = self.evaluations.recall(record)
                 if self.patience and self.early_stop.metric in numbers:
                     self.patience.see(numbers)
+                if self.judge is not None and self.evaluations.at(record["step"]):
+                    self.judge.see(record["step"], numbers)
 
     def _train(self, state: State, step: int, feed: Feed) -> tuple[State, int]:
         first = True
@@ -192,6 +198,8 @@ class Loop:
         if step and self.evaluations.at(step):
             self._visit(state, step)  # an interrupted run owes the evaluations of its last step
         while step < self.steps and not self._over(step):
+            if self.judge is not None and self.judge.over:
+                raise _Stop(state, step, "pruned")
             steps = 1 if first or self.hooks else self._room(step, feed.most)
             state, packed, digests = feed.advance(state, step, step + self.offset, steps)
             step += len(digests)
@@ -216,7 +224,7 @@ class Loop:
             for hook in self.hooks:
                 hook(step, state, self.last)
             if asked:
-                raise _Interrupted(state, step)
+                raise _Stop(state, step)
             if self._boundary(step):
                 self._visit(state, step)
                 self.meter.resume()
@@ -249,7 +257,10 @@ class Loop:
         """Evaluate and save where it is time."""
         improved, due = False, self.evaluations.due(step)
         if due:
-            improved = self._take(self.evaluate(state, step, due))
+            numbers = self.evaluate(state, step, due)
+            improved = self._take(numbers)
+            if self.judge is not None:
+                self.judge.see(step, numbers)
         if self.checkpoints is None:
             return
         # The value goes first: a kill between the two leaves a value without a checkpoint, which counts for nothing.
@@ -333,7 +344,7 @@ class Loop:
 
         def stop() -> None:
             if self._asked.name and jax.process_count() == 1:
-                raise _Interrupted(state, step)
+                raise _Stop(state, step)
 
         record = self.evaluations.run(state, step, names, stop)
         self._write(record)

@@ -4,6 +4,8 @@ import collections
 import dataclasses
 import math
 import statistics
+from collections.abc import Mapping
+from typing import Protocol
 
 from fmjax.core.errors import ConfigError
 
@@ -117,3 +119,19 @@ class Patience:
     @property
     def over(self) -> bool:
         return self.waited >= self.rule.patience
+
+
+class Judge(Protocol):
+    """Says whether a run goes on, from the numbers of its evaluations.
+
+    A resumed run shows it the evaluations before its checkpoint again, in their order. Where several processes train
+    together each has a judge, and all must decide alike.
+
+    Attributes:
+      over: whether the run is to end now.
+    """
+
+    over: bool
+
+    def see(self, step: int, numbers: Mapping[str, float]) -> None:
+        """Take in what was evaluated after a step, {"evaluator/number": value}."""

@@ -19,7 +19,7 @@ from fmjax.core.trees import flatten
 from fmjax.core.types import Batch, Mean, Tree
 from fmjax.sharding.mesh import replicated, row_sharding, row_shards
 from fmjax.sharding.rules import shard_like, shard_params
-from fmjax.training.state import NOTHING, Merge, Split, State, begin, bind, init_weights, replaced
+from fmjax.training.state import NOTHING, Merge, Split, State, begin, bind, divided, init_weights, replaced
 from fmjax.training.step import make_step
 
 HOST_ONLY = ("text",)
@@ -127,7 +127,35 @@ class Program:
         start = jax.jit(self.fresh, out_shardings=self.shardings)
         rows = self.local_rows(len(next(iter(self.example.values()))))
         mine = {k: v[rows] for k, v in self.example.items()}
-        return start(self.put(mine), jax.random.key(self.seed), dict(self.frozen), self.given, self.given_mutable)
+        own = self._placed(self.given, {**flatten(self.abstract.frozen), **flatten(self.abstract.params)})
+        others = self._placed(self.given_mutable, flatten(self.abstract.mutable))
+        for name in ("given", "given_mutable"):
+            self.__dict__.pop(name)  # the host's copy is let go
+        return start(self.put(mine), jax.random.key(self.seed), dict(self.frozen), own, others)
+
+    def _placed(self, given: Mapping[str, Mapping[str, Any]], places: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+        """Arrays from elsewhere where the leaves of the state lie: a device gets its part, and a host reads no other.
+
+        Args:
+          given: {net: {address: array}}.
+          places: {net/address: shape, dtype and sharding}.
+        """
+
+        def put(x: Any, place: jax.ShapeDtypeStruct) -> jax.Array:
+            def part(index: Any) -> np.ndarray:
+                return np.asarray(x[index], place.dtype)
+
+            return jax.make_array_from_callback(place.shape, place.sharding, part)
+
+        return {
+            net: {name: put(x, places[f"{net}/{name}"]) for name, x in own.items() if f"{net}/{name}" in places}
+            for net, own in given.items()
+        }
+
+    @property
+    def told(self) -> Mapping[str, Any]:
+        """{net: facts} of what became of the weights from elsewhere, once `given` was read."""
+        return getattr(self.initial, "told", NOTHING)
 
     @cached_property
     def given(self) -> dict[str, dict[str, Any]]:
@@ -141,9 +169,12 @@ class Program:
         def fresh(batch: Batch, rng: jax.Array) -> dict:
             return init_weights(self.modules, self.objective, batch, rng, self.frozen)[0]
 
-        if self.split is None:
-            return self.abstract.params
         return jax.eval_shape(fresh, self.device_example, jax.random.key(self.seed))
+
+    @property
+    def learning(self) -> dict[str, Tree]:
+        """Those of them that a player moves: what an adapter is asked about."""
+        return divided(self.objective, self.undivided)[0]
 
     @cached_property
     def given_mutable(self) -> dict[str, dict[str, Any]]:

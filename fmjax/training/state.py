@@ -79,6 +79,13 @@ def replaced(params: Mapping[str, Tree], given: Mapping[str, Mapping[str, Any]])
     return {net: own(net, tree) for net, tree in params.items()}
 
 
+def divided(objective: Objective, params: Mapping[str, Tree]) -> tuple[dict[str, Tree], dict[str, Tree]]:
+    """({net: weights} that some player moves, those of the others: teachers, references)."""
+    moved = {net for player in objective.players for net in player.nets}
+    own = {net: tree for net, tree in params.items() if net in moved}
+    return own, {net: tree for net, tree in params.items() if net not in moved}
+
+
 def begin(
     modules: Mapping[str, nn.Module],
     objective: Objective,
@@ -94,6 +101,8 @@ def begin(
 ) -> State:
     """Initialise the weights, load others over them, then make the optimizers' states, then the carry.
 
+    A net that no player moves is frozen as it was loaded.
+
     Args:
       modules: {net: module}.
       batch: one batch, for shapes and for the carry.
@@ -107,6 +116,8 @@ def begin(
     """
     params, mutable = init_weights(modules, objective, batch, rng, frozen)
     params, mutable = load(params), replaced(mutable, given)
+    params, idle = divided(objective, params)
+    frozen = {**frozen, **idle}
     if split is not None:
         params, base = split(params, jax.random.fold_in(rng, len(modules) + 1))
         frozen = {**frozen, **base}

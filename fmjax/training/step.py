@@ -110,8 +110,9 @@ def make_step(
         return jax.tree.map(lambda a, p: a * decay + p * (1 - decay), state.ema, state.params)
 
     def step(state: State, batch: Batch) -> tuple[State, Metrics]:
-        coupled = objective.couples_batch or any("batch_stats" in m for m in state.mutable.values())
-        coupled = coupled or any(getattr(module, "couples_batch", False) for module in modules.values())
+        live = state.params.keys()  # what a teacher remembers couples nothing: it stays in evaluation mode
+        coupled = objective.couples_batch or any("batch_stats" in state.mutable.get(net, {}) for net in live)
+        coupled = coupled or any(getattr(modules[net], "couples_batch", False) for net in live)
         if accumulate > 1 and coupled and not allow_coupled:
             raise ConfigError(
                 "rows of a batch are coupled (by the objective, batch norm or a router's balance): accumulation would "

@@ -7,9 +7,9 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from stand_ins import course, records, same, tiny, tiny_language
+from stand_ins import MLP, Distill, course, records, same, tiny, tiny_language
 
-from fmjax import convert, fit, plan, pretrained
+from fmjax import adaptation, convert, fit, plan, pretrained
 from fmjax.adapters import low_rank, parts
 from fmjax.assembly import assemble, complete
 from fmjax.core import trees
@@ -172,3 +172,18 @@ def test_an_adapter_of_another_base_or_shape_is_refused(run, tmp_path):
         run.swapped(fit(other, tmp_path / "base", progress=False).folder)
     with pytest.raises(CheckpointError, match=r"adapts other weights, or by another rank: .*; load it by itself"):
         run.swapped(fit(adapted(2, rank=1), tmp_path / "rank", progress=False).folder)
+
+
+def test_a_teacher_is_no_part_of_what_is_adapted():
+    config = adapted()
+    config.objective = call(Distill)
+    config.models = {"model": call(MLP), "teacher": call(MLP, width=5)}
+    del config.model
+    config.evals = {}
+    program = assemble(complete(config)).program
+    assert program.abstract.params.keys() == {"model"}
+    assert program.abstract.frozen["teacher"]["up"]["kernel"].shape == (6, 5)
+    assert adaptation.summary(program)["total"] == trees.count(program.abstract.frozen["model"])
+    config.adapt.nets = ("teacher",)
+    with pytest.raises(ConfigError, match="there is no net 'teacher' that learns"):
+        assemble(complete(config))

@@ -8,8 +8,10 @@ import jax
 import numpy as np
 import optax
 import pytest
+from safetensors.numpy import save_file
 from stand_ins import BATCH, CASES, leaves, optimizer, records, tiny
 
+from fmjax import pretrained
 from fmjax.core.errors import ConfigError
 from fmjax.core.nets import Net
 from fmjax.core.trees import flatten
@@ -75,7 +77,7 @@ ROWS = {"tokens": (np.arange(8)[:, None] + np.arange(9)).astype(np.int32) % 32, 
 SMALL = dict(vocab=32, width=32, depth=1, heads=4)
 
 
-def decoder(mesh, recipe, model=None, objective=None, **more):
+def decoder(mesh, recipe, model=None, objective=None, seed=0, initial=None, **more):
     return Program(
         modules={"model": model or Decoder(**SMALL)},
         objective=objective or NextToken(),
@@ -85,6 +87,8 @@ def decoder(mesh, recipe, model=None, objective=None, **more):
         sharding=recipe,
         ema=0.9,
         clip=1.0,
+        seed=seed,
+        initial=initial,
     )
 
 
@@ -107,6 +111,51 @@ def test_a_decoder_learns_the_same_wherever_its_weights_lie(on_one, mesh, recipe
     close(state.params, on_one[0].params, 1e-3)
     for want, x in zip(jax.tree.leaves(p.shardings), jax.tree.leaves(state), strict=True):
         assert x.sharding.is_equivalent_to(want, x.ndim)
+
+
+class Parts:
+    """An array that notes how much of it is asked for at a time."""
+
+    def __init__(self, x):
+        self.x, self.shape, self.dtype, self.asked = x, x.shape, x.dtype, []
+
+    def __getitem__(self, index):
+        self.asked.append(self.x[index].size)
+        return self.x[index]
+
+
+class Given:
+    """Weights to start from, for Program.initial."""
+
+    def __init__(self, flat):
+        self.flat = {name: Parts(x) for name, x in flat.items()}
+
+    def read(self, params):
+        return {"model": self.flat}
+
+
+def test_weights_from_a_file_are_read_in_parts_and_learn_the_same_wherever_they_lie(tmp_path):
+    other = flatten(decoder({"data": 1}, "replicate", seed=5).begin().params["model"])
+    save_file({name: np.asarray(x) for name, x in other.items()}, tmp_path / "w.safetensors")
+    initial = pretrained.weights(path=str(tmp_path / "w.safetensors"))
+    states = {}
+    for recipe, mesh in (("replicate", {"data": 1}), ("fsdp_tensor", {"data": 2, "fsdp": 2, "tensor": 2})):
+        p = decoder(mesh, recipe, initial=initial)
+        begun = p.begin()
+        for name, x in flatten(begun.params["model"]).items():
+            np.testing.assert_array_equal(x, other[name], err_msg=name)
+        close(begun.params, begun.ema, 0)
+        states[recipe] = train(p, 3)[0]
+    close(states["fsdp_tensor"].params, states["replicate"].params, 1e-3)
+    given = Given(other)
+    p = decoder({"data": 2, "fsdp": 2, "tensor": 2}, "fsdp_tensor", initial=given)
+    p.begin()
+    for name, x in given.flat.items():
+        split = p.shardings.params["model"]
+        for word in name.split("/"):
+            split = split[word]
+        assert set(x.asked) == {np.prod(split.shard_shape(x.shape))}, name
+    assert max(given.flat["block_0/feed_forward/up/kernel"].asked) == 32 * 128 // 4
 
 
 @pytest.mark.parametrize("dispatch", ["dense", "ragged", "buffers"])

@@ -169,6 +169,38 @@ def test_an_interrupted_run_decides_the_same(tmp_path, at):
     ]
 
 
+class Limit:
+    """A judge that ends a run whose loss is above 8."""
+
+    def __init__(self):
+        self.seen, self.over = [], False
+
+    def see(self, step, numbers):
+        self.seen.append((step, numbers["validation/loss"]))
+        self.over = numbers["validation/loss"] > 8
+
+
+@pytest.mark.parametrize("interrupt", [[], [terminate(7)]])
+def test_a_judge_ends_a_run_as_pruned_and_a_resumed_one_shows_it_the_same(tmp_path, interrupt):
+    config = scripted(5, 3, 4, 9, 1, 1, patience=99, restore=False)
+    if interrupt:
+        assert fit(config, tmp_path, hooks=interrupt, judge=Limit()).word == "interrupted"
+    for _ in range(2):  # the second time there is nothing left to do
+        judge = Limit()
+        run = fit(config, tmp_path, judge=judge)
+        assert (run.word, run.step, run.numbers) == ("pruned", 8, {"validation/loss": 9.0})
+        assert judge.seen == [(2, 5.0), (4, 3.0), (6, 4.0), (8, 9.0)]
+    assert ((tmp_path / "state").read_text(), events(tmp_path)[-1]) == ("pruned\n", "pruned")
+    assert [record["step"] for record in records(tmp_path, "train")] == list(range(1, 9))
+    assert Run.load(tmp_path).step == 8
+
+
+def test_a_run_that_is_at_its_end_is_finished_whatever_the_judge_says():
+    judge = Limit()
+    assert fit(scripted(5, 9, patience=99), judge=judge).word == "finished"
+    assert judge.over
+
+
 def test_a_maximum_is_sought_where_more_is_better_and_small_gains_are_none(tmp_path):
     run = fit(scripted(1, 2, 1.5, 1.8, 9, mode="max", delta=1.0, patience=2), tmp_path)
     assert (run.step, run.numbers["validation/loss"]) == (2, 1.0)  # 2.0 is no gain of more than 1
