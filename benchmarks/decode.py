@@ -1,23 +1,22 @@
 """Tokens a second beside transformers: `python benchmarks/decode.py [NAME ...]` writes with the same weights.
 
-Greedy, from random prompts, with a cache and without one (every token reads the whole text again), by fmjax and by
-transformers' `generate` on PyTorch, in turns in one process with the same number of threads. A model has random weights
-of GPT-2's architecture; both sides must write the same tokens. Compilation is not timed: its seconds are in the note.
+Greedy, from random prompts, with a cache and, for the smaller cases, without one (every token reads the whole text
+again), by fmjax and by transformers' `generate` on PyTorch, in turns in one process with the same number of threads. A
+model has random weights of GPT-2's architecture; the note says of how many rows all sides write the same tokens.
+Compilation is not timed: its seconds are in the note.
 Needs the extra `oracle`.
 """
 
 import argparse
-import importlib.metadata
 import os
-import statistics
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import turns
 
 from fmjax import results
 from fmjax.core.errors import exits, extra
@@ -32,9 +31,12 @@ SMALL = gpt2.gpt2(vocab=8192, width=256, depth=4, heads=4)
 CASES: dict[str, tuple[str, Any, int, int, int]] = {
     "small": ("GPT-2 of width 256, 4 blocks, 8,192 ids", SMALL, 1, 32, 128),
     "small_batch": ("GPT-2 of width 256, 4 blocks, 8,192 ids", SMALL, 8, 32, 128),
+    "small_32": ("GPT-2 of width 256, 4 blocks, 8,192 ids", SMALL, 32, 32, 128),
     "gpt2": ("GPT-2 of 124M weights", gpt2.gpt2(), 1, 32, 64),
     "gpt2_batch": ("GPT-2 of 124M weights", gpt2.gpt2(), 8, 32, 64),
 }  # fmt: skip
+
+UNCACHED = ("small", "small_batch")  # the others would take minutes a turn
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -42,13 +44,12 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("names", nargs="*", default=list(CASES), choices=[*CASES, []])
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--print", action="store_true", help="write no rows")
     args = parser.parse_args(argv)
-    for name in args.names:
-        measure(name, args.repeats)
-    return 0
+    return turns.each(args.names, lambda name: measure(name, args.repeats, not args.print))
 
 
-def measure(name: str, repeats: int) -> None:
+def measure(name: str, repeats: int, write: bool) -> None:
     """One case, in turns; a row with the median ratio."""
     torch, transformers = extra("torch", "oracle"), extra("transformers", "oracle")
     torch.set_num_threads(len(os.sched_getaffinity(0)))
@@ -86,39 +87,32 @@ def measure(name: str, repeats: int) -> None:
     ways: dict[str, Callable[[], np.ndarray]] = {
         "fmjax": lambda: np.asarray(cached(params, tokens)),
         "transformers": lambda: torch_writes(True),
-        "fmjax, no cache": lambda: np.asarray(uncached(params, tokens)),
-        "transformers, no cache": lambda: torch_writes(False),
     }
-    first = {way: timed(write) for way, write in ways.items()}
-    texts = [text for _, text in first.values()]
+    if name in UNCACHED:
+        ways["fmjax, no cache"] = lambda: np.asarray(uncached(params, tokens))
+        ways["transformers, no cache"] = lambda: torch_writes(False)
+    found = turns.take(ways, repeats)
+    texts = [said[0] for said in found.said.values()]
     same = min((text == texts[0]).all(1).mean() for text in texts)
-    seconds: dict[str, list[float]] = {way: [] for way in ways}
-    for _ in range(repeats):
-        for way, write in ways.items():
-            seconds[way].append(timed(write)[0])
-    rates = {way: [rows * length / s for s in taken] for way, taken in seconds.items()}
-    middle = {way: statistics.median(x) for way, x in rates.items()}
-    ratio = statistics.median(a / b for a, b in zip(rates["fmjax"], rates["transformers"], strict=True))
-    versions = ", ".join(f"{p} {importlib.metadata.version(p)}" for p in ("transformers", "torch"))
-    told = ", ".join(f"{way} {rate:,.1f}" for way, rate in middle.items())
-    print(f"{name}: {told}; ratio {ratio:.2f}; rows with the same tokens everywhere: {same:.0%}", flush=True)
+    written = rows * length
+    told = ", ".join(f"{way} {written / s:,.1f}" for way, s in found.medians.items())
+    note = (
+        f"medians: {told}; {turns.ratio_words(found)}; rows whose tokens agree on all sides {same:.0%}; first "
+        f"call, compilation included, {found.first['fmjax']:.1f} s"
+    )
+    print(f"{name}: {note}", flush=True)
+    if not write:
+        return
     results.write_row(
         f"decode_{name}",
         task=f"writing {length} tokens after {given}, {rows} row{'s' * (rows > 1)}, {what}, float32",
         metric="tokens a second",
         command=f"python benchmarks/decode.py {name}",
-        values=rates["fmjax"],
+        values=[written / s for s in found.seconds["fmjax"]],
         repeats=repeats,
-        baseline={"name": f"{versions} generate, in turns", "value": round(middle["transformers"], 1)},
-        note=f"medians: {told}; median ratio of a turn {ratio:.2f}; rows whose tokens agree in all four ways "
-        f"{same:.0%}; first call, compilation included, {first['fmjax'][0]:.1f} s",
+        baseline=turns.baseline(found, "transformers", "torch", scale=lambda s: written / s),
+        note=note,
     )
-
-
-def timed(write: Callable[[], np.ndarray]) -> tuple[float, np.ndarray]:
-    began = time.perf_counter()
-    text = write()
-    return time.perf_counter() - began, text
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def write_row(
       command: what a reader types to measure it again, from the root of the repository.
       values: one number a seed, or a repeat; `seeds` or `repeats` says which.
       config: the config that was measured, for its hash.
-      baseline: {"name", "value"} of what it is compared with, measured here too.
+      baseline: {"name", "value"} of what it is compared with, measured here too; and where both were measured in
+        turns "values", its numbers one by one, as many as ours.
       published: {"value", "source"} of what others report.
       folder: where the rows are; by default experiments/results of this checkout, or of the working folder.
 
@@ -176,8 +177,14 @@ def _check_words(row: dict[str, Any], stem: str) -> list[str]:
         problems.append(f"'name' is {row['name']!r}: it must be the file's, in lower case, digits and underscores")
     for field, keys in (("baseline", {"name", "value"}), ("published", {"value", "source"})):
         inner = row[field]
-        if inner is not None and (set(inner) != keys or not _is_number(inner["value"])):
+        more = {"values"} if field == "baseline" else set()
+        if inner is not None and (set(inner) - more != keys or not _is_number(inner["value"])):
             problems.append(f"{field!r} must be null or hold {' and '.join(sorted(keys))}, the value a number")
+    turns = (row["baseline"] or {}).get("values")
+    if turns is not None and not (
+        isinstance(turns, list) and len(turns) == len(row["values"]) and all(map(_is_number, turns))
+    ):
+        problems.append(f"'baseline' has the values {turns!r}: not {len(row['values'])} numbers, one a value of ours")
     if not re.fullmatch(r"\d{4}-\d{2}-\d{2}", row["date"]):
         problems.append(f"'date' is {row['date']!r}, not like 2026-11-22")
     if row["config_hash"] is not None and not re.fullmatch(r"[0-9a-f]{8,64}", row["config_hash"]):

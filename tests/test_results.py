@@ -39,6 +39,11 @@ def test_every_row_of_the_repository_is_valid():
         assert results.check_row(json.loads(path.read_text()), path.stem) == [], path.name
 
 
+def test_a_baseline_may_keep_its_numbers_turn_by_turn(tmp_path):
+    write(tmp_path, baseline={"name": "bare loop", "value": 0.9, "values": [0.9, 0.91]})
+    assert results.read_rows(tmp_path)[0]["baseline"]["values"] == [0.9, 0.91]
+
+
 def test_a_row_is_filled_in_and_read_back(tmp_path):
     path = write(tmp_path, published={"value": 0.984, "source": "Keras example"}, target=0.984, note="lossy copy")
     (row,) = results.read_rows(tmp_path)
@@ -98,6 +103,8 @@ def test_a_row_that_lacks_a_field_is_refused_by_its_name(tmp_path, field):
         ("date", "yesterday"),
         ("name", "other"),
         ("baseline", {"name": "bare loop"}),
+        ("baseline", {"name": "bare loop", "value": 1.0, "values": [1.0]}),
+        ("baseline", {"name": "bare loop", "value": 1.0, "values": [1.0, "2"]}),
         ("published", {"value": "0.984", "source": "x"}),
         ("config_hash", "xyz"),
         ("colour", "red"),
