@@ -8,13 +8,10 @@ the extra `oracle`.
 
 import argparse
 import os
-import re
-import resource
 import statistics
 import subprocess
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import step_cases
 import step_torch
@@ -22,6 +19,7 @@ import turns
 from step_cases import CASES
 
 from fmjax import results
+from fmjax.bench import own_peak
 from fmjax.core.errors import ConfigError, exits, extra
 
 STEPS = 3
@@ -61,15 +59,6 @@ def peak(name: str, side: str) -> float:
     if done.returncode:
         raise ConfigError(f"{name}: the process of {side} exited with {done.returncode}: {done.stderr[-2000:]}")
     return float(done.stdout.split()[-1])
-
-
-def own_peak() -> float:
-    """MiB that this process had at most."""
-    status = Path("/proc/self/status")
-    if status.exists():  # `ru_maxrss` remembers the process that started this one
-        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) / 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def measure(name: str, repeats: int, write: bool) -> None:
@@ -112,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     if args.side:
         for name in args.names:
             SIDES[args.side](name)
-        print(own_peak())
+        print(own_peak() / 2**20)
         return 0
     return turns.each(
         args.names or [name for name, case in CASES.items() if not case.gpu],

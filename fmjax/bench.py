@@ -6,10 +6,12 @@ the same as JSON.
 
 import argparse
 import json
+import re
 import resource
 import statistics
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 from fmjax.core.errors import ConfigError, exits
@@ -124,9 +126,16 @@ def _host_share(program: Any, feed: Any, state: Any, seconds: float, repeats: in
 def _peak_memory() -> int:
     import jax
 
-    stats = jax.local_devices()[0].memory_stats() or {}
+    return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use") or own_peak()
+
+
+def own_peak() -> int:
+    """Bytes of memory that this process had at most."""
+    status = Path("/proc/self/status")
+    if status.exists():  # `ru_maxrss` remembers the process that started this one
+        return int(re.search(r"VmHWM:\s+(\d+) kB", status.read_text())[1]) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
-    return stats.get("peak_bytes_in_use") or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def line(numbers: dict[str, Any]) -> str:
