@@ -7,7 +7,6 @@ Compilation is not timed: its seconds are in the note.
 Needs the extra `oracle`.
 """
 
-import argparse
 import os
 import tempfile
 from collections.abc import Callable
@@ -41,12 +40,8 @@ UNCACHED = ("small", "small_batch")  # the others would take minutes a turn
 
 def main(argv: list[str] | None = None) -> int:
     """Time each case, write a row for it."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=list(CASES), choices=[*CASES, []])
-    parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--print", action="store_true", help="write no rows")
-    args = parser.parse_args(argv)
-    return turns.each(args.names, lambda name: measure(name, args.repeats, not args.print))
+    args = turns.arguments(argv, main.__doc__, CASES, 5)
+    return turns.each(args.names or CASES, lambda name: measure(name, args.repeats, not args.print))
 
 
 def measure(name: str, repeats: int, write: bool) -> None:

@@ -5,7 +5,6 @@ run calls it, and by PyTorch in inference mode over tensors in memory, with `tor
 process with the same number of threads. All must give the same loss. Needs the extra `oracle`.
 """
 
-import argparse
 import os
 import sys
 from collections.abc import Callable
@@ -18,7 +17,7 @@ import turns
 from step_cases import CASES, Case
 
 from fmjax import results
-from fmjax.core.errors import ConfigError, exits, extra
+from fmjax.core.errors import exits, extra
 
 # name of a step's case: batches of the set
 SETS = {"gpt_char": 40, "gpt_10m": 4, "convnet": 20}
@@ -72,14 +71,7 @@ def measure(name: str, repeats: int, compiled: bool, write: bool) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Time the sides and write the rows."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(SETS)} (default: all)")
-    parser.add_argument("--repeats", type=int, default=7, help="turns (default: 7)")
-    parser.add_argument("--eager", action="store_true", help="leave torch.compile out, which takes minutes to compile")
-    parser.add_argument("--print", action="store_true", help="write no rows")
-    args = parser.parse_args(argv)
-    if odd := [name for name in args.names if name not in SETS]:
-        raise ConfigError(f"there is no {odd[0]!r}; there is {', '.join(SETS)}")
+    args = turns.arguments(argv, main.__doc__, SETS, more=turns.EAGER)
     return turns.each(args.names or SETS, lambda name: measure(name, args.repeats, not args.eager, not args.print))
 
 

@@ -5,7 +5,6 @@ that the compiled step, given its batch again and again, does not need. On a CPU
 a share below 0 is noise. Writes the rows host_share_NAME. Needs, under $FMJAX_DATA, the data that the config names.
 """
 
-import argparse
 import json
 import statistics
 import subprocess
@@ -59,14 +58,8 @@ def measure(name: str, repeats: int, steps: int | None, write: bool) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Bench the configs and write the rows."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)} (default: all)")
-    parser.add_argument("--repeats", type=int, default=3, help="times that each is benched (default: 3)")
-    parser.add_argument("--steps", type=int, help="steps that are timed")
-    parser.add_argument("--print", action="store_true", help="write no rows")
-    args = parser.parse_args(argv)
-    if odd := [name for name in args.names if name not in CASES]:
-        raise ConfigError(f"there is no {odd[0]!r}; there is {', '.join(CASES)}")
+    more = {"--steps": {"type": int, "help": "steps that are timed"}}
+    args = turns.arguments(argv, main.__doc__, CASES, 3, "times that each is benched", more=more)
     return turns.each(args.names or CASES, lambda name: measure(name, args.repeats, args.steps, not args.print))
 
 

@@ -12,7 +12,6 @@ In turns in one process; the first call of each is not among them. Needs the ext
 $FMJAX_DATA, tfds/cifar10, text/tinyshakespeare.txt.gz and text/novels_valid.jsonl.xz.
 """
 
-import argparse
 import os
 import sys
 import tempfile
@@ -194,14 +193,8 @@ def measure(name: str, repeats: int, batches: int | None, write: bool) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Time each case and write its row."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)} (default: all)")
-    parser.add_argument("--repeats", type=int, default=7, help="turns (default: 7)")
-    parser.add_argument("--batches", type=int, help="batches, or passes over the texts, of one call")
-    parser.add_argument("--print", action="store_true", help="write no rows")
-    args = parser.parse_args(argv)
-    if odd := [name for name in args.names if name not in CASES]:
-        raise ConfigError(f"there is no {odd[0]!r}; there is {', '.join(CASES)}")
+    more = {"--batches": {"type": int, "help": "batches, or passes over the texts, of one call"}}
+    args = turns.arguments(argv, main.__doc__, CASES, more=more)
     return turns.each(args.names or CASES, lambda name: measure(name, args.repeats, args.batches, not args.print))
 
 

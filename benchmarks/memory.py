@@ -6,7 +6,6 @@ included. PyTorch is eager, whose processes are the smaller ones. Writes the row
 the extra `oracle`.
 """
 
-import argparse
 import os
 import statistics
 import subprocess
@@ -90,14 +89,8 @@ def measure(name: str, repeats: int, write: bool) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure both sides and write the rows."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)} (default: those for a CPU)")
-    parser.add_argument("--repeats", type=int, default=3, help="processes of each side (default: 3)")
-    parser.add_argument("--side", choices=list(SIDES), help="be the process of one side")
-    parser.add_argument("--print", action="store_true", help="write no rows")
-    args = parser.parse_args(argv)
-    if odd := [name for name in args.names if name not in CASES]:
-        raise ConfigError(f"there is no {odd[0]!r}; there is {', '.join(CASES)}")
+    more = {"--side": {"choices": list(SIDES), "help": "be the process of one side"}}
+    args = turns.arguments(argv, main.__doc__, CASES, 3, "processes of each side", "those for a CPU", more)
     if args.side:
         for name in args.names:
             SIDES[args.side](name)

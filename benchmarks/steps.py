@@ -11,7 +11,6 @@ precision, the best of the two libraries measured in the same run. Needs the ext
 writes rows of other names. That has not been run on a GPU yet.
 """
 
-import argparse
 import dataclasses
 import os
 import statistics
@@ -183,16 +182,12 @@ def torch_matmul_rate(place: Place = CPU, seconds: float = 1.0) -> float:
 
 def main(argv: list[str] | None = None) -> int:
     """Time the sides and write the rows."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)} (default: all of the device)")
-    parser.add_argument("--repeats", type=int, default=7, help="turns (default: 7)")
-    parser.add_argument("--eager", action="store_true", help="leave torch.compile out, which takes minutes to compile")
-    parser.add_argument("--device", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
-    parser.add_argument("--print", action="store_true", help="write no rows")
-    args = parser.parse_args(argv)
-    if odd := [name for name in args.names if name not in CASES]:
-        raise ConfigError(f"there is no {odd[0]!r}; there is {', '.join(CASES)}")
+    more = {
+        **turns.EAGER,
+        "--device": {"choices": ("cpu", "gpu"), "default": "cpu"},
+        "--precision": {"choices": ("float32", "bfloat16"), "default": "float32"},
+    }
+    args = turns.arguments(argv, main.__doc__, CASES, without="all of the device", more=more)
     place = Place(args.device, args.precision)
     if args.device == "gpu":
         os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the other library needs memory too

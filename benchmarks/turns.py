@@ -1,5 +1,6 @@
 """Turns: ways to do the same thing, timed one after the other, again and again; what the benchmarks here share."""
 
+import argparse
 import gc
 import importlib.metadata
 import itertools
@@ -14,6 +15,7 @@ import numpy as np
 from fmjax.core.errors import ConfigError, UserError
 
 OURS = "fmjax"
+EAGER = {"--eager": {"action": "store_true", "help": "leave torch.compile out, which takes minutes to compile"}}
 
 
 class Turns(NamedTuple):
@@ -63,6 +65,39 @@ def take(ways: Mapping[str, Callable[[], Any]], repeats: int) -> Turns:
             seconds[way].append(taken)
             said[way].append(answer)
     return Turns(first, seconds, said)
+
+
+def arguments(
+    argv: Sequence[str] | None,
+    description: str | None,
+    cases: Iterable[str],
+    repeats: int = 7,
+    of: str = "turns",
+    without: str = "all",
+    more: Mapping[str, Mapping[str, Any]] | None = None,
+) -> argparse.Namespace:
+    """The flags that the tools here have in common, read: names of cases, --repeats and --print.
+
+    Args:
+      repeats: unless --repeats says it.
+      of: what is repeated.
+      without: the cases that are meant where none is named.
+      more: {flag: what argparse is told of it}.
+
+    Raises:
+      ConfigError: a name that is no case.
+    """
+    cases = list(cases)
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(cases)} (default: {without})")
+    parser.add_argument("--repeats", type=int, default=repeats, help=f"{of} (default: {repeats})")
+    for flag, options in (more or {}).items():
+        parser.add_argument(flag, **options)
+    parser.add_argument("--print", action="store_true", help="write no rows")
+    args = parser.parse_args(argv)
+    if odd := [name for name in args.names if name not in cases]:
+        raise ConfigError(f"there is no {odd[0]!r}; there is {', '.join(cases)}")
+    return args
 
 
 def each(names: Iterable[str], measure: Callable[[str], None]) -> int:

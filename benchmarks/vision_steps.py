@@ -7,7 +7,6 @@ the fastest of the others. The first step of each side is not among them: it com
 All sides say the losses, which must agree. Needs the extra `oracle`.
 """
 
-import argparse
 import copy
 import os
 import sys
@@ -20,7 +19,7 @@ import numpy as np
 import turns
 
 from fmjax import pretrained, results
-from fmjax.core.errors import ConfigError, exits, extra
+from fmjax.core.errors import exits, extra
 from fmjax.interop import timm
 from fmjax.objectives import supervised
 from fmjax.optim import optimizers
@@ -123,14 +122,7 @@ def measure(name: str, repeats: int, compiled: bool, write: bool) -> None:
 
 def main(argv: list[str] | None = None) -> int:
     """Time both sides and write the rows."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"of {', '.join(CASES)} (default: all)")
-    parser.add_argument("--repeats", type=int, default=11, help="steps of each side (default: 11)")
-    parser.add_argument("--eager", action="store_true", help="leave torch.compile out, which takes minutes to compile")
-    parser.add_argument("--print", action="store_true", help="write no rows")
-    args = parser.parse_args(argv)
-    if odd := [name for name in args.names if name not in CASES]:
-        raise ConfigError(f"there is no {odd[0]!r}; there is {', '.join(CASES)}")
+    args = turns.arguments(argv, main.__doc__, CASES, 11, "steps of each side", more=turns.EAGER)
     return turns.each(args.names or CASES, lambda name: measure(name, args.repeats, not args.eager, not args.print))
 
 

@@ -6,12 +6,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
 from fmjax.core.types import Batch
 from fmjax.evals.prediction import classified
 from fmjax.run import Run
-from fmjax.training.evaluation import Evaluations
+from fmjax.training.evaluation import evaluate
 
 Outputs = Mapping[str, jax.Array]
 
@@ -35,14 +34,8 @@ class Ensemble:
         Raises:
           ConfigError: no such evaluator, or one of something that has no mean.
         """
-        evaluators = self.runs[0].parts.evaluators
-        for name in names or ():
-            if name not in evaluators:
-                raise ConfigError(f"there is no evaluator {name!r}; {did_you_mean(name, evaluators)}")
-        states = tuple(run.state for run in self.runs)
-        step = self.runs[0].step
-        record = Evaluations(self, evaluators).run(states, step, list(names or evaluators))
-        return {k: v for k, v in record.items() if k not in ("kind", "step", "time")}
+        first, states = self.runs[0], tuple(run.state for run in self.runs)
+        return evaluate(self, first.parts.evaluators, states, first.step, names)
 
     def feed(self, batches: Any) -> Any:
         """The batches of one pass, as the first run has them."""

@@ -47,6 +47,15 @@ def in_words(code: dict[str, Any]) -> str:
     return f"source {code.get('source')} ({named}jax {code.get('packages', {}).get('jax', '?')})"
 
 
+def sentence(codes: Iterable[dict[str, Any]]) -> str:
+    """Which versions computed something, in a line; of one source at two commits the first is named."""
+    several: list[dict[str, Any]] = []
+    for code in codes:
+        several += [] if any(same_code(code, other) for other in several) else [code]
+    start = "Code" if len(several) == 1 else "SEVERAL VERSIONS OF THE CODE"
+    return f"{start}: {'; '.join(sorted(map(in_words, several)))}."
+
+
 def _own_modules(config: Any) -> Iterator[tuple[str, Path]]:
     """(name, file) of every module that a config names and that nobody installed."""
     for _, holder, key, value in walk(config):

@@ -15,8 +15,8 @@ from ml_collections import ConfigDict
 from fmjax import adaptation, run_tokenizer
 from fmjax.assembly import Parts, assemble, complete, flops_per_step, prepare
 from fmjax.core import configfile
-from fmjax.core.config import build, did_you_mean, parse
-from fmjax.core.errors import CheckpointError, ConfigError
+from fmjax.core.config import build, parse
+from fmjax.core.errors import CheckpointError
 from fmjax.core.fingerprint import config_hash
 from fmjax.core.types import Tree
 from fmjax.interop import matching
@@ -24,6 +24,7 @@ from fmjax.sharding.devices import peak_flops
 from fmjax.training.checkpoint import Checkpoints
 from fmjax.training.checkpoint_folder import steps as steps_on_disk
 from fmjax.training.digest import of as digest_of
+from fmjax.training.evaluation import evaluate
 from fmjax.training.folder import RunFolder, environment, git_sha
 from fmjax.training.loop import Hook, Loop
 from fmjax.training.policies import Judge
@@ -89,11 +90,7 @@ class Run:
 
     def evaluate(self, names: Sequence[str] | None = None) -> dict[str, float]:
         """Run the config's evaluators; {"evaluator/number": value}."""
-        loop = Loop(self.parts.program, self.parts.data, self.step, self.parts.evaluators)
-        for name in names or ():
-            if name not in self.parts.evaluators:
-                raise ConfigError(f"there is no evaluator {name!r}; {did_you_mean(name, self.parts.evaluators)}")
-        return loop.evaluate(self.state, self.step, list(names or self.parts.evaluators))
+        return evaluate(self.parts.program, self.parts.evaluators, self.state, self.step, names)
 
     def swapped(self, folder: str | Path, step: int | None = None) -> "Run":
         """This run with what another one trained on the same base; nothing is compiled again.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from fmjax import sweep_results
 from fmjax.core.errors import ConfigError, DataError, UserError
-from fmjax.provenance import in_words
+from fmjax.provenance import sentence
 from fmjax.search_results import Found, count, found
 from fmjax.search_store import STORE, Store
 from fmjax.study import Study
@@ -35,7 +35,7 @@ def importances(study: Study, workdir: Path) -> dict[str, float]:
         store.close()
 
 
-def markdown(study: Study, trials: list[Found], mattered: Mapping[str, float] | str, code: list[str]) -> str:
+def markdown(study: Study, trials: list[Found], mattered: Mapping[str, float] | str, code: str) -> str:
     """The report; `mattered` is the importances, or why there are none."""
     better = "lower" if study.minimizes else "higher"
     counts = [f"{n} {word}" for word, n in count(trials).items() if n]
@@ -73,7 +73,7 @@ def markdown(study: Study, trials: list[Found], mattered: Mapping[str, float] | 
         f"The best of many trials flatters `{study.objective}`: the more trials, the more. Compare by another split, "
         "with seeds that were not searched with."
     )
-    out.append(("Code: " if len(code) == 1 else "SEVERAL VERSIONS OF THE CODE: ") + "; ".join(code) + ".")
+    out.append(code)
     return "\n".join(out) + "\n"
 
 
@@ -124,7 +124,7 @@ def write(study: Study, workdir: Path, results: Path | None = None, mix: bool = 
             mattered = importances(study, workdir)
         except UserError as error:
             mattered = f"No importances: {error}."
-    text = markdown(study, trials, mattered, sorted({in_words(line["code"]) for line in lines.values()}))
+    text = markdown(study, trials, mattered, sentence(line["code"] for line in lines.values()))
     sweep_results.write_whole(results.parent / "table.md", text)
     sweep_results.write_whole(results.parent / "table.csv", table_csv(study, trials))
     return text

@@ -6,8 +6,7 @@ when its result is there. So a kill at any moment loses no trial and counts none
 
 import dataclasses
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from fmjax import sweep_results
@@ -15,7 +14,7 @@ from fmjax.assembly import prepare
 from fmjax.core.errors import ConfigError
 from fmjax.search_results import Found, Line, count, found
 from fmjax.search_store import Store, trial_name
-from fmjax.study import Study, Trial, trial_hash
+from fmjax.study import Trial, trial_hash
 from fmjax.sweep_runner import Plan, interrupted
 from fmjax.training.policies import Judge
 
@@ -29,22 +28,13 @@ class Searcher(Plan):
       ConfigError: as of a `Plan`, and a study that has no space, or that prunes by numbers that come too late.
     """
 
-    def __init__(
-        self,
-        study: Study,
-        spec: str,
-        workdir: str | Path,
-        results: str | Path | None = None,
-        flags: Sequence[str] = (),
-        mix: bool = False,
-    ) -> None:
-        if not study.space:
-            raise ConfigError(f"{spec} has no space to search: python -m fmjax.sweep runs a study of changes")
-        super().__init__(study, spec, workdir, results, flags, mix)
-        self.trials: dict[int, Trial] = {}  # by run
+    def _trials(self) -> dict[int, Trial]:
+        return {}
 
     def _configs(self) -> dict[str, Any]:
         """{end of a range: its complete config}."""
+        if not self.study.space:
+            raise ConfigError(f"{self.spec} has no space to search: python -m fmjax.sweep runs a study of changes")
         made = super()._configs()
         evaluator = self.study.objective.partition("/")[0]
         if self.study.search.prune and not all(config.evals[evaluator].get("every") for config in made.values()):

@@ -177,16 +177,17 @@ class Study:
     @property
     def minimizes(self) -> bool:
         """Whether less of the objective is better."""
-        from fmjax.runfolder import lower_is_better
-
-        return self.mode == "min" if self.mode else lower_is_better(self.objective)
+        return self._less(self.objective)
 
     @property
     def lower_is_better(self) -> bool:
         """Whether less of the metric is better."""
+        return self._less(self.metric)
+
+    def _less(self, number: str) -> bool:
         from fmjax.runfolder import lower_is_better
 
-        return self.mode == "min" if self.mode else lower_is_better(self.metric)
+        return self.mode == "min" if self.mode else lower_is_better(number)
 
     def trials(self, extra: Mapping[str, Any] | None = None) -> list[Trial]:
         """Every run, all changes of a seed before the next seed, so that a study stopped early compares them all."""

@@ -13,7 +13,7 @@ from fmjax import sweep_results
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import DataError
 from fmjax.evals.intervals import Interval, bootstrap, holm, paired_bootstrap, paired_t
-from fmjax.provenance import in_words, same_code
+from fmjax.provenance import sentence
 from fmjax.runfolder import lower_is_better
 from fmjax.study import Study, group
 
@@ -90,7 +90,7 @@ def _row(study: Study, name: str, lines: Mapping[tuple[str, int], Line]) -> Row:
     row = Row(name, _numbers(study.metric, done), failed, [seed for seed in study.seeds if seed not in own])
     if row.values:
         row.mean = bootstrap(list(row.values.values()))
-        row.spread = statistics.stdev(row.values.values()) if len(row.values) > 1 else math.nan
+        row.spread = _spread(list(row.values.values()))[1]
         row.seconds = statistics.fmean(line.get("seconds", math.nan) for line in done.values())
         row.also = {metric: _spread(list(_numbers(metric, done).values())) for metric in study.also}
     return row
@@ -151,7 +151,7 @@ def failures(study: Study, lines: Mapping[tuple[str, int], Line]) -> list[str]:
     return said + ([f"{len(missing)} of {len(own)} runs are missing, the first {missing[0]}"] if missing else [])
 
 
-def markdown(study: Study, found: Sequence[Row], failures: Sequence[str] = (), code: Sequence[str] = ()) -> str:
+def markdown(study: Study, found: Sequence[Row], failures: Sequence[str] = (), code: str = "") -> str:
     """The table, what failed, and how to read it."""
     better = "lower" if study.lower_is_better else "higher"
     out = [f"# {study.title}\n"] if study.title else []
@@ -183,7 +183,7 @@ def markdown(study: Study, found: Sequence[Row], failures: Sequence[str] = (), c
         f"{sum(bool(row.base) for row in found)} comparisons. Batches: whether a seed gave both runs the same ones."
     )
     if code:
-        out.append(("Code: " if len(code) == 1 else "SEVERAL VERSIONS OF THE CODE: ") + "; ".join(code) + ".")
+        out.append(code)
     return "\n".join(out) + "\n"
 
 
@@ -223,10 +223,7 @@ def write(study: Study, results: Path, folder: Path, mix: bool = False) -> str:
     if not mix:
         sweep_results.one_code(own.values())
     found = rows(study, own)
-    codes: list[Any] = []
-    for line in own.values():
-        codes += [] if any(same_code(line["code"], code) for code in codes) else [line["code"]]
-    text = markdown(study, found, failures(study, own), sorted(map(in_words, codes)))
+    text = markdown(study, found, failures(study, own), sentence(line["code"] for line in own.values()))
     sweep_results.write_whole(folder / "table.md", text)
     sweep_results.write_whole(folder / "table.csv", table_csv(found))
     try:

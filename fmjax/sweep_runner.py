@@ -56,7 +56,7 @@ class Plan:
         configs = self._configs()
         self.hashes = {name: trial_hash(config) for name, config in configs.items()}
         self.code = code_version(configs.values())
-        self.trials = study.trials()
+        self.trials = self._trials()
         self._check()
 
     @classmethod
@@ -68,6 +68,10 @@ class Plan:
     def told(self) -> tuple[str, str, str, list[str], bool]:
         """What another process makes this plan again from."""
         return self.spec, str(self.workdir), str(self.results), self.flags, self.mix
+
+    def _trials(self) -> Any:
+        """The runs that are known before the first one, by number."""
+        return self.study.trials()
 
     def _configs(self) -> dict[str, Any]:
         """{change: its complete config}, of everything that can be known before the first run."""

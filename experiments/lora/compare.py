@@ -14,8 +14,9 @@ import numpy as np
 from fmjax import results
 from fmjax.core.errors import DataError, exits
 from fmjax.evals.intervals import paired_bootstrap
-from fmjax.run import Run
+from fmjax.run import Run, load_config
 from fmjax.study import slug
+from fmjax.training.folder import RunFolder
 from fmjax.training.records import read_records
 
 
@@ -61,7 +62,7 @@ def main(argv: list[str] | None = None) -> int:
         command="python experiments/lora/compare.py --workdir=runs/lora",
         values=ours.mean(1).tolist(),
         seeds=seeds,
-        config=Run.load(part / f"seed_{seeds[0]}").parts.config,
+        config=load_config(RunFolder(part / f"seed_{seeds[0]}", writes=False)),
         baseline={"name": "full fine-tuning, same phrases", "value": float(theirs.mean())},
         target="< 2 % of the parameters",
         note=said,

@@ -161,10 +161,13 @@ class Batches:
         """
         if k < 0 or seed < 0 or (not self.endless and k >= len(self)):
             raise IndexError(f"there is no batch {k} (seed {seed}) in {self}")
-        if self.buckets and not whole:
-            return self.buckets.cut(self.batch(k, seed, rows, whole=True), self.plan(k, seed))
-        start, wanted = k * self.batch_size, range(self.batch_size)[rows]
         indices = self.plan(k, seed)
+        arrays = self._planned(k, seed, rows, indices)
+        return self.buckets.cut(arrays, indices) if self.buckets and not whole else arrays
+
+    def _planned(self, k: int, seed: int, rows: slice, indices: np.ndarray) -> Arrays:
+        """This host's rows of global batch k, whose examples are `indices`."""
+        start, wanted = k * self.batch_size, range(self.batch_size)[rows]
         kept = wanted if len(indices) == self.batch_size else [r for r in wanted if r < len(indices)]
         indices = indices[rows] if kept is wanted else indices[np.array(kept, np.int64)]
         if not len(indices):

@@ -4,6 +4,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
 from fmjax.core.types import Batch
 from fmjax.training.folder import RunFolder
@@ -79,7 +80,29 @@ class Evaluations:
 
     def recall(self, record: Mapping[str, Any]) -> dict[str, float]:
         """Know an evaluation again from its record; its numbers."""
-        numbers = {k: v for k, v in record.items() if k not in ("kind", "step", "time")}
+        numbers = numbers_of(record)
         self.numbers |= numbers
         self._done |= {(name.partition("/")[0], record["step"]) for name in numbers}
         return numbers
+
+
+def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """{"evaluator/number": value} of what a record says."""
+    return {k: v for k, v in record.items() if k not in ("kind", "step", "time")}
+
+
+def evaluate(
+    program: Any, evaluators: Mapping[str, Any], state: Any, step: int, names: Sequence[str] | None = None
+) -> dict[str, float]:
+    """Run these evaluators, or all, by themselves; {"evaluator/number": value}.
+
+    Args:
+      program: has `predictor` and `feed` as a Program has them.
+
+    Raises:
+      ConfigError: no such evaluator.
+    """
+    for name in names or ():
+        if name not in evaluators:
+            raise ConfigError(f"there is no evaluator {name!r}; {did_you_mean(name, evaluators)}")
+    return numbers_of(Evaluations(program, evaluators).run(state, step, list(names or evaluators)))

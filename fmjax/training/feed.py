@@ -50,8 +50,8 @@ class Streamed:
         self.program, self.data = program, data
         self._stages = program.stages()
         self._shapes: dict[tuple, list[tuple[int, CompiledStep]]] = {}
-        whole = program.example if not getattr(data, "buckets", None) else data.batch(0, program.seed)
-        self.compiled = _together(self._compiled(on_device(whole)))
+        first = data.batch(0, program.seed) if getattr(data, "buckets", None) else program.example
+        self.compiled = _together(self._compiled(on_device(first)))
         self._ahead: Iterator[tuple[Batch, str]] | None = None
         self._next = -1
 

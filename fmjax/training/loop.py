@@ -14,7 +14,7 @@ from fmjax.core.errors import CheckpointError, UserError
 from fmjax.core.trees import count, nbytes
 from fmjax.training import saved
 from fmjax.training.checkpoint import Checkpoints
-from fmjax.training.evaluation import Evaluations
+from fmjax.training.evaluation import Evaluations, numbers_of
 from fmjax.training.feed import Feed, feed_of
 from fmjax.training.folder import RunFolder
 from fmjax.training.interrupts import Interrupts
@@ -348,7 +348,7 @@ class Loop:
 
         record = self.evaluations.run(state, step, names, stop)
         self._write(record)
-        return {k: v for k, v in record.items() if k not in ("kind", "step", "time")}
+        return numbers_of(record)
 
     # ---- trouble -----------------------------------------------------------------------------------
     def _skipped(self, step: int) -> None:
