@@ -304,6 +304,20 @@ def tiny_language(steps: int = 8) -> ConfigDict:
     return config
 
 
+class Crash(Exception):
+    """What a power cut is to a test."""
+
+
+def crash(at: int):
+    """A hook that cuts a run off after step `at`."""
+
+    def hook(step, state, metrics):
+        if step == at:
+            raise Crash
+
+    return hook
+
+
 def records(folder, kind: str | None = None) -> list[dict]:
     """What metrics.jsonl says, of one kind."""
     return [r for r in read_records(folder / "metrics.jsonl") if kind in (None, r["kind"])]

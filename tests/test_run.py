@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from stand_ins import BASE, GAN, MLP, SMALL, TEACHER, Distill, Plain, low_rank, records, same, tiny
+from stand_ins import BASE, GAN, MLP, SMALL, TEACHER, Crash, Distill, Plain, crash, low_rank, records, same, tiny
 
 from fmjax import train
 from fmjax.assembly import assemble, complete, prepare
@@ -23,15 +23,6 @@ from fmjax.run import Run, fit
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = ["--config.evals.validation.every=0"]
-
-
-class Crash(Exception):
-    pass
-
-
-def crash(step, state, metrics):
-    if step == 5:
-        raise Crash
 
 
 # ---- the config -------------------------------------------------------------------------------------
@@ -127,7 +118,7 @@ def test_players_have_nets_and_optimizers_of_their_own(tmp_path):
     assert {"d", "d/grad_norm", "d/rate"} <= last.keys()
     assert "g" not in last  # its turn is every second step
     with pytest.raises(Crash):
-        fit(config(), tmp_path / "b", hooks=[crash])
+        fit(config(), tmp_path / "b", hooks=[crash(5)])
     same(fit(config(), tmp_path / "b").state, whole.state)
     broken = config()
     del broken.optimizers["g"]
@@ -149,7 +140,7 @@ def test_frozen_weights_are_saved_once_and_come_back(tmp_path, kind):
     overrides = ["--config.checkpoint.every=2", *SHORT]
     whole = fit(config, tmp_path / "a", overrides, **parts)
     with pytest.raises(Crash):
-        fit(config, tmp_path / "b", overrides, hooks=[crash], **parts)
+        fit(config, tmp_path / "b", overrides, hooks=[crash(5)], **parts)
     again = fit(config, tmp_path / "b", overrides, **parts)
     same(again.state, whole.state)
     same(again.state.frozen, parts["frozen"])
@@ -195,7 +186,7 @@ def test_a_folder_without_a_run_or_a_checkpoint_is_said_so(tmp_path):
     with pytest.raises(CheckpointError, match=r"holds no run: it has no config.json"):
         Run.load(tmp_path)
     with pytest.raises(Crash):
-        fit(tiny(), tmp_path, ["--config.checkpoint.every=100"], hooks=[crash])
+        fit(tiny(), tmp_path, ["--config.checkpoint.every=100"], hooks=[crash(5)])
     with pytest.raises(CheckpointError, match="has no checkpoint yet"):
         Run.load(tmp_path)
 

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from stand_ins import MLP, Distill, course, records, same, tiny, tiny_language
+from stand_ins import MLP, Crash, Distill, course, crash, records, same, tiny, tiny_language
 
 from fmjax import adaptation, convert, fit, plan, pretrained
 from fmjax.adapters import low_rank, parts
@@ -21,15 +21,6 @@ from fmjax.run import Run
 from fmjax.training import checkpoint_folder
 
 KERNELS = ("(up|down)/kernel$",)
-
-
-class Crash(Exception):
-    """What a power cut is to a test."""
-
-
-def crash(step, state, metrics):
-    if step == 6:
-        raise Crash
 
 
 def adapted(steps=8, **options) -> ConfigDict:
@@ -46,7 +37,7 @@ def run(tmp_path_factory):
 
 def test_a_run_resumes_as_if_it_had_not_stopped(run, tmp_path):
     with pytest.raises(Crash):
-        fit(adapted(), tmp_path, hooks=[crash])
+        fit(adapted(), tmp_path, hooks=[crash(6)])
     again = fit(adapted(), tmp_path, progress=False)
     same(again.state, run.state)
     assert course(tmp_path) == course(run.folder)

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
-from stand_ins import course, same, tiny, tiny_language
+from stand_ins import Crash, course, crash, same, tiny, tiny_language
 
 from fmjax import adaptation, convert, fit, pretrained
 from fmjax.adapters import bottleneck, prefix
@@ -18,15 +18,6 @@ from fmjax.core.errors import CheckpointError, ConfigError
 from fmjax.models import rnn
 from fmjax.run import Run
 from fmjax.training import checkpoint_folder
-
-
-class Crash(Exception):
-    """What a power cut is to a test."""
-
-
-def crash(step, state, metrics):
-    if step == 6:
-        raise Crash
 
 
 def adapted(**options) -> ConfigDict:
@@ -43,7 +34,7 @@ def run(tmp_path_factory):
 
 def test_a_run_resumes_as_if_it_had_not_stopped(run, tmp_path):
     with pytest.raises(Crash):
-        fit(adapted(), tmp_path, hooks=[crash])
+        fit(adapted(), tmp_path, hooks=[crash(6)])
     again = fit(adapted(), tmp_path, progress=False)
     same(again.state, run.state)
     assert course(tmp_path) == course(run.folder)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from ml_collections import ConfigDict
-from stand_ins import course, events, records
+from stand_ins import Crash, course, crash, events, records
 
 from fmjax.core.config import call
 from fmjax.core.errors import ConfigError
@@ -150,14 +150,10 @@ def test_training_does_not_notice_what_is_cut_off(path, tmp_path):
 
 
 def test_a_run_of_buckets_resumes_as_if_it_had_not_stopped(path, tmp_path):
-    def crash(step, state, last):
-        if step == 4:
-            raise KeyboardInterrupt
-
     buckets = {"buckets": (8, 12, 16)}
     fit(config(path, **buckets), workdir=tmp_path / "whole")
-    with pytest.raises(KeyboardInterrupt):
-        fit(config(path, **buckets), workdir=tmp_path / "halves", hooks=[crash])
+    with pytest.raises(Crash):
+        fit(config(path, **buckets), workdir=tmp_path / "halves", hooks=[crash(4)])
     fit(config(path, **buckets), workdir=tmp_path / "halves")
     assert course(tmp_path / "whole") == course(tmp_path / "halves")
     assert "resumed" in events(tmp_path / "halves")

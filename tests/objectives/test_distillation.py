@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax
 from stand_ins import BATCH as CASE
-from stand_ins import MLP, course, same, setup, tiny
+from stand_ins import MLP, Crash, course, crash, same, setup, tiny
 
 from fmjax import pretrained
 from fmjax.core.config import call
@@ -81,19 +81,10 @@ def home(tmp_path_factory):
     return folder
 
 
-class Crash(Exception):
-    """What a power cut is to a test."""
-
-
-def crash(step, state, metrics):
-    if step == 5:  # step 4 is on disk
-        raise Crash
-
-
 def test_the_teacher_stays_and_a_resumed_run_does_not_need_its_folder(home, tmp_path):
     config = student(str(home / "teacher"))
     with pytest.raises(Crash):
-        fit(config.copy_and_resolve_references(), tmp_path, hooks=[crash])
+        fit(config.copy_and_resolve_references(), tmp_path, hooks=[crash(5)])
     run = Run.load(home / "whole")
     same(run.state.frozen["teacher"], pretrained.run_weights(home / "teacher")[0])
     assert "teacher" not in str(jax.tree.structure(run.state.opt_state))

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
-from stand_ins import Plain, course, records, same, tiny
+from stand_ins import Crash, Plain, course, crash, records, same, tiny
 
 from fmjax.core.config import call
 from fmjax.core.errors import ConfigError, DataError, UserError
@@ -39,18 +39,10 @@ def test_rows_on_the_devices_give_the_run_of_rows_from_the_host(resident, tmp_pa
     assert resident.numbers == pytest.approx(streamed.numbers, rel=1e-5)
 
 
-class Crash(Exception):
-    pass
-
-
 @pytest.mark.parametrize("at", [3, 6, 9])
 def test_resuming_changes_no_bit_wherever_calls_begin(resident, tmp_path, at):
-    def crash(step, state, metrics):  # with a hook every call is one step, afterwards up to four
-        if step == at:
-            raise Crash
-
-    with pytest.raises(Crash):
-        fit(tiny(), tmp_path, RESIDENT, hooks=[crash])
+    with pytest.raises(Crash):  # with a hook every call is one step, afterwards up to four
+        fit(tiny(), tmp_path, RESIDENT, hooks=[crash(at)])
     again = fit(tiny(), tmp_path, RESIDENT)
     same(again.state, resident.state)
     assert course(tmp_path) == course(resident.folder)
@@ -164,17 +156,13 @@ def heights(folder):
 
 @pytest.mark.parametrize("resident", [False, True])
 def test_images_grow_stage_by_stage_and_a_resumed_run_knows_its_stage(tmp_path, resident):
-    def crash(step, state, metrics):
-        if step == 5:  # step 4 is on disk
-            raise Crash
-
     stages, more = ((4, 2), (6, "75%")), [f"--config.data.resident={resident}"]
     run = fit(shrinking(*stages), tmp_path / "a", more)
     assert heights(tmp_path / "a") == [4, 4, 6, 6, 8, 8]
     assert run.numbers["validation/loss"] == pytest.approx(np.log1p(np.exp(-8.0)), rel=1e-3)
     assert all("mfu" not in r for r in records(tmp_path / "a", "train"))
     with pytest.raises(Crash):
-        fit(shrinking(*stages), tmp_path / "b", more, hooks=[crash])
+        fit(shrinking(*stages), tmp_path / "b", more, hooks=[crash(5)])
     fit(shrinking(*stages), tmp_path / "b", more)
     assert course(tmp_path / "b") == course(tmp_path / "a")
 

@@ -4,22 +4,10 @@ import os
 import signal
 
 import pytest
-from stand_ins import course, events, records, same, tiny, tiny_language
+from stand_ins import Crash, course, crash, events, records, same, tiny, tiny_language
 
 from fmjax.core.errors import CheckpointError
 from fmjax.run import Run, fit
-
-
-class Crash(Exception):
-    """What a power cut is to a test."""
-
-
-def crash(at):
-    def hook(step, state, metrics):
-        if step == at:
-            raise Crash
-
-    return hook
 
 
 def terminate(at):
