@@ -16,6 +16,8 @@ from fmjax.nn.norm import RMSNormOne
 from fmjax.nn.position import Rotary, Rotary2d
 
 CHUNK = 256  # queries at a time in the chunked backend
+UNSEEN = -1e30  # the score of a key that a query may not see
+BLOCK, BLOCKS = 128, 4  # least queries of a block and most blocks of a sequence, in the backend "blocks"
 
 
 class Backend(NamedTuple):
@@ -29,6 +31,7 @@ ABILITIES = ("mask", "window", "bias", "softcap", "dropout")
 ALL = frozenset(ABILITIES)
 BACKENDS = {
     "einsum": Backend(("cpu", "gpu", "tpu"), ALL),  # the reference
+    "blocks": Backend(("cpu", "gpu", "tpu"), ALL),  # the reference, of the keys that a block of queries may see
     "chunked": Backend(("cpu", "gpu", "tpu"), ALL - {"dropout"}),  # the reference, a block of queries at a time
     "xla": Backend(("cpu", "gpu", "tpu"), frozenset({"mask", "window", "bias"})),
     # It has been seen to ignore segment ids elsewhere: it gets no mask before a test on a GPU says that it heeds them.
@@ -44,7 +47,9 @@ def choose(backend: str, needs: frozenset[str] | set[str] = frozenset(), platfor
     """
     platform = platform or jax.default_backend()
     if backend == "auto":
-        return "einsum" if platform == "cpu" or needs - BACKENDS["xla"].abilities else "xla"
+        if platform == "cpu":
+            return "blocks"
+        return "einsum" if needs - BACKENDS["xla"].abilities else "xla"
     if backend not in BACKENDS:
         raise ConfigError(f"there is no attention backend {backend!r}; {did_you_mean(backend, BACKENDS)}")
     able = BACKENDS[backend]
@@ -105,8 +110,10 @@ def attend(
     if bias is not None:
         bias = jnp.broadcast_to(bias, (bias.shape[0], H, T, S))
     q_BTHK = q_BTHK * scale
-    if name == "einsum" or T <= CHUNK:
-        key = key if dropout else None
+    key = key if dropout else None
+    if name == "blocks" and causal:
+        return _in_blocks(q_BTHK, k_BSGK, v_BSGK, mask, bias, window, softcap, dropout, key)
+    if name in ("einsum", "blocks") or T <= CHUNK:
         return _attend(q_BTHK, k_BSGK, v_BSGK, mask, bias, S - T, causal, window, softcap, dropout, key)
     parts = -(-T // CHUNK)
 
@@ -134,18 +141,41 @@ def _attend(
 ) -> Float[Array, "B T H K"]:  # fmt: skip
     """The reference: two products of (B G) matrices; `start` is the place of the first query among the keys."""
     (B, T, H, K), (S, G) = q_BTHK.shape, k_BSGK.shape[1:3]
-    weights = _weigh(q_BTHK, k_BSGK, mask, bias, start, causal, window, softcap)
+    weights, share = _weigh(q_BTHK, k_BSGK, mask, bias, start, causal, window, softcap)
     if key is not None:
         weights = weights * jax.random.bernoulli(key, 1 - dropout, weights.shape) / (1 - dropout)
     weights = weights.astype(v_BSGK.dtype).reshape(B, G, H // G * T, S)
     out = jnp.einsum("bgts,bsgk->bgtk", weights, v_BSGK).reshape(B, G, H // G, T, K)
-    return out.transpose(0, 3, 1, 2, 4).reshape(B, T, H, K)
+    return (out * share.astype(out.dtype)).transpose(0, 3, 1, 2, 4).reshape(B, T, H, K)
+
+
+def _in_blocks(
+    q_BTHK: Any, k_BSGK: Any, v_BSGK: Any, mask: Any, bias: Any, window: int | None, softcap: float | None,
+    dropout: float, key: Any,
+) -> Float[Array, "B T H K"]:  # fmt: skip
+    """The reference with a causal mask, without the keys that no query of a block sees: they would weigh 0."""
+    T, S = q_BTHK.shape[1], k_BSGK.shape[1]
+    size, outs = max(BLOCK, -(-T // BLOCKS)) if S >= T else T, []
+    for begin in range(0, T, size):
+        start, end = S - T + begin, min(begin + size, T)  # `start`: the place of its first query among the keys
+        first = 0 if window is None else max(0, start - window + 1)
+        at, keys = slice(begin, end), slice(first, S - T + end if S >= T else S)
+        m, b = (None if x is None else x[:, :, at, keys] for x in (mask, bias))
+        own = None if key is None else jax.random.fold_in(key, begin)
+        outs.append(_attend(
+            q_BTHK[:, at], k_BSGK[:, keys], v_BSGK[:, keys], m, b, start - first, True, window, softcap, dropout, own
+        ))  # fmt: skip
+    return outs[0] if len(outs) == 1 else jnp.concatenate(outs, 1)
 
 
 def _weigh(
     q_BTHK: Any, k_BSGK: Any, mask: Any, bias: Any, start: Any, causal: bool, window: int | None, softcap: float | None
-) -> Float[Array, "B G h T S"]:
-    """How much each query takes of each key, in float32; h heads share one of G keys."""
+) -> tuple[Float[Array, "B G h T S"], Float[Array, "B G h T 1"]]:
+    """How much each query takes of each key, in float32, and what that is to be multiplied by to sum to 1.
+
+    The sum is divided by after the values are added up, which is less work in either direction: the gradient of the
+    softmax needs a sum over the values' numbers then, not one over the keys. h heads share one of G keys.
+    """
     (B, T, H, K), (S, G) = q_BTHK.shape, k_BSGK.shape[1:3]
     q = q_BTHK.reshape(B, T, G, H // G, K).transpose(0, 2, 3, 1, 4).reshape(B, G, H // G * T, K)
     scores = jnp.einsum("bgtk,bsgk->bgts", q, k_BSGK).astype(jnp.float32).reshape(B, G, H // G, T, S)
@@ -159,11 +189,11 @@ def _weigh(
         masks.near(T, S, window, start)[0, 0] if window is not None else None,
     )
     if allowed is not None:
-        scores = jnp.where(allowed, scores, -1e30)
-    weights = jax.nn.softmax(scores, axis=-1)
-    if mask is not None:
-        weights = jnp.where(allowed, weights, 0.0)
-    return weights
+        scores = jnp.where(allowed, scores, UNSEEN)
+    most = jax.lax.stop_gradient(scores.max(-1, keepdims=True))
+    weights = jnp.exp(scores - most)
+    share = 1 / weights.sum(-1, keepdims=True)
+    return weights, share if mask is None else jnp.where(most > UNSEEN, share, 0.0)
 
 
 def attention_weights(
@@ -185,7 +215,8 @@ def attention_weights(
     mask = None if mask is None else jnp.broadcast_to(mask, (B, 1, T, S))
     bias = None if bias is None else jnp.broadcast_to(bias, (bias.shape[0], H, T, S))
     q_BTHK = q_BTHK * (K**-0.5 if scale is None else scale)
-    return _weigh(q_BTHK, k_BSGK, mask, bias, S - T, causal, window, softcap).reshape(B, H, T, S)
+    weights, share = _weigh(q_BTHK, k_BSGK, mask, bias, S - T, causal, window, softcap)
+    return (weights * share).reshape(B, H, T, S)
 
 
 class Attention(nn.Module):

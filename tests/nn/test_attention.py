@@ -29,6 +29,7 @@ CASES = {  # what `attend` is asked for
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
     monkeypatch.setattr(attention, "CHUNK", 3)
+    monkeypatch.setattr(attention, "BLOCK", 2)
 
 
 def by_hand(q, k, v, mask=False, causal=False, window=None, bias=None, softcap=None, scale=None):
@@ -91,7 +92,7 @@ def test_gradients_of_every_backend_agree_and_a_blind_row_has_none(backend):
 
 def test_fewer_queries_than_keys_stand_at_the_end():
     k, v = inputs(4)
-    for backend in ("einsum", "chunked"):
+    for backend in ("einsum", "blocks", "chunked"):
         whole = attend(Q_BTHK, k, v, causal=True, window=4, backend=backend)
         np.testing.assert_allclose(
             attend(Q_BTHK[:, 2:], k, v, causal=True, window=4, backend=backend), whole[:, 2:], atol=2e-6
@@ -113,18 +114,31 @@ def test_a_backend_that_cannot_is_refused():
     for name, needs, says in (("cudnn", set(), "runs on gpu"), ("flash", set(), "no attention backend")):
         with pytest.raises(ConfigError, match=says):
             choose(name, needs, "cpu")
-    with pytest.raises(ConfigError, match=r"cannot do mask.* use einsum or chunked or xla"):
+    with pytest.raises(ConfigError, match=r"cannot do mask.* use einsum or blocks or chunked or xla"):
         choose("cudnn", {"mask"}, "gpu")
     assert choose("auto", {"mask"}, "gpu") == "xla"
     assert choose("auto", {"mask", "softcap"}, "gpu") == "einsum"
 
 
-def test_dropped_weights_keep_the_mean():
+@pytest.mark.parametrize("causal", [False, True])
+def test_dropped_weights_keep_the_mean(causal):
     k, v = inputs(4)
-    once = jax.jit(lambda key: attend(Q_BTHK, k, v, dropout=0.5, key=key))
+    once = jax.jit(lambda key: attend(Q_BTHK, k, v, causal=causal, dropout=0.5, key=key))
     outs = jax.vmap(once)(jax.random.split(jax.random.key(1), 4000))
-    np.testing.assert_allclose(outs.mean(0), attend(Q_BTHK, k, v), atol=0.08)
-    assert outs.std(0).min() > 0.05
+    np.testing.assert_allclose(outs.mean(0), attend(Q_BTHK, k, v, causal=causal), atol=0.1)
+    assert outs.std(0).min() > 0.01
+
+
+def test_blocks_of_a_causal_sequence_leave_out_the_keys_that_they_do_not_see(monkeypatch):
+    monkeypatch.setattr(attention, "BLOCK", 16)
+    q = jax.ShapeDtypeStruct((1, 256, 2, 8), jnp.float32)
+
+    def work(backend, **options):
+        attended = jax.jit(lambda q: attend(q, q, q, causal=True, backend=backend, **options))
+        return attended.lower(q).compile().cost_analysis()["flops"]
+
+    assert work("blocks") < 0.65 * work("einsum")  # 10 of 16 blocks of scores
+    assert work("blocks", window=64) < 0.5 * work("einsum")  # 7 of 16
 
 
 @pytest.mark.parametrize("groups", [4, 2, 1])
