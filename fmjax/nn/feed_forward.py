@@ -1,5 +1,6 @@
 """Feed-forward: every token alone goes wide, through an activation, and back."""
 
+import math
 from typing import Any
 
 import flax.linen as nn
@@ -11,11 +12,30 @@ from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
 from fmjax.nn.linear import Linear, default_kernel
 
-# The tanh form of GELU: exact erf costs 2.4 times as much on CPU.
+
+@jax.custom_jvp
+def gelu(x: Float[Array, "..."]) -> Float[Array, "..."]:
+    """The tanh form of GELU (arXiv 1606.08415): exact erf costs 2.4 times as much on CPU.
+
+    Its slope is found together with it and is all that is kept for the backward pass; left to itself jax keeps the
+    input and the tanh, which are twice as many numbers to write and to read.
+    """
+    return jax.nn.gelu(x)
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[jax.Array], tangents: tuple[jax.Array]) -> tuple[jax.Array, jax.Array]:
+    (x,), (dx,) = primals, tangents
+    c, cubic = math.sqrt(2 / math.pi), 0.044715
+    half = jax.nn.sigmoid(2 * c * (x + cubic * x**3))  # (1 + tanh) / 2
+    slope = half + x * half * (1 - half) * 2 * c * (1 + 3 * cubic * jnp.square(x))
+    return gelu(x), dx * slope
+
+
 ACTIVATIONS = {
     "relu": jax.nn.relu,
     "relu2": lambda x: jnp.square(jax.nn.relu(x)),
-    "gelu": jax.nn.gelu,
+    "gelu": gelu,
     "gelu_exact": lambda x: jax.nn.gelu(x, approximate=False),
     "silu": jax.nn.silu,
     "tanh": jnp.tanh,

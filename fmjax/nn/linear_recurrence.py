@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from fmjax.core.errors import ConfigError
+from fmjax.nn.feed_forward import gelu
 from fmjax.nn.linear import Linear, compute_dtype
 from fmjax.nn.recurrent import State, starts
 
@@ -76,7 +77,7 @@ class LinearRecurrence(nn.Module):
             start, real = starts(segment_ids, state["segments"][:, -1])[0][..., None], segment_ids[..., None] > 0
             decay, add = jnp.where(real, jnp.where(start, 0, decay), 1), jnp.where(real, add, 0)
         hidden = linear_scan(decay, add.at[:, 0].add(decay[:, 0] * state["hidden"]))
-        gate = jax.nn.gelu(Linear((R,), dtype=self.dtype, name="gate")(x))
+        gate = gelu(Linear((R,), dtype=self.dtype, name="gate")(x))
         out = Linear(x.shape[-1:], dtype=self.dtype, name="out")(gate * hidden.astype(gate.dtype))
         return out, {"hidden": hidden[:, -1], **inputs}
 

@@ -7,7 +7,7 @@ import pytest
 
 from fmjax.core.errors import ConfigError
 from fmjax.nn.embedding import HashedNgrams, hash_ngrams
-from fmjax.nn.feed_forward import FeedForward
+from fmjax.nn.feed_forward import FeedForward, gelu
 from fmjax.nn.linear import Linear
 
 X = jax.random.normal(jax.random.key(0), (2, 5, 8))
@@ -35,6 +35,14 @@ def test_feed_forward_is_what_its_formula_says(kind):
         "geglu": lambda: jax.nn.gelu(X @ p["gate"]["kernel"]) * up,
     }[kind]()
     np.testing.assert_allclose(model.apply(v, X), wide @ p["down"]["kernel"], atol=1e-5)
+
+
+def test_gelu_has_the_values_and_derivatives_of_jax_nn_gelu_in_every_mode():
+    x = jnp.linspace(-12, 12, 201)
+    for mine, reference in ((gelu, jax.nn.gelu), (jax.vmap(jax.grad(gelu)), jax.vmap(jax.grad(jax.nn.gelu)))):
+        np.testing.assert_allclose(mine(x), reference(x), atol=5e-6)
+        np.testing.assert_allclose(*(jax.jvp(f, (x,), (jnp.cos(x),))[1] for f in (mine, reference)), atol=5e-6)
+    assert jax.grad(lambda x: gelu(x).sum())(x.astype(jnp.bfloat16)).dtype == jnp.bfloat16
 
 
 def test_weights_stay_float32_and_compute_takes_the_dtype():
