@@ -36,7 +36,9 @@ def images(batches: int) -> tuple[Ways, float, str]:
     import jax
 
     from fmjax.data import augment, pipeline, sources
+    from fmjax.sharding.mesh import make_mesh, put_rows
 
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
     source = sources.Tfds("cifar10", "train")
     arrays = source.rows(np.arange(len(source)))
     transform = augment.compose((augment.padded_crop(4), augment.flip()))
@@ -47,7 +49,7 @@ def images(batches: int) -> tuple[Ways, float, str]:
 
     def ours() -> Iterator[Any]:
         for k, batch in enumerate(pipeline.stream(source, IMAGES).iterate()):
-            yield augmented(jax.random.fold_in(jax.random.key(0), k), jax.device_put(batch)["image"])
+            yield augmented(jax.random.fold_in(jax.random.key(0), k), put_rows(mesh, batch)["image"])
 
     data = input_peers.Images(arrays["image"], arrays["label"])
     readers = {
@@ -66,14 +68,16 @@ def text(batches: int) -> tuple[Ways, float, str]:
 
     from fmjax.data import corpora, pipeline, tokenizers
     from fmjax.data.text import Windows
+    from fmjax.sharding.mesh import make_mesh, put_rows
 
+    mesh = make_mesh({"data": 1}, jax.devices()[:1])
     corpus = corpora.TextFiles("$FMJAX_DATA/text/tinyshakespeare.txt.gz")
     source = Windows(corpus, tokenizers.byte(), LENGTH, stride=1)
     tokens = np.concatenate(source.parts)
 
     def ours() -> Iterator[Any]:
         for batch in pipeline.stream(source, WINDOWS).iterate():
-            yield jax.device_put(batch)["tokens"]
+            yield put_rows(mesh, batch)["tokens"]
 
     data = input_peers.Crops(tokens, LENGTH)
     readers = {

@@ -92,7 +92,8 @@ class TokenWindows(ByRows):
             weights *= (target >= self.context) | (indices == 0)[:, None]
         rows = {"tokens": tokens, "weights": weights}
         if (widths := self.tokenizer.widths) is not None:
-            rows["bytes"] = (widths[tokens[:, 1:]] * (weights > 0)).sum(1, dtype=np.int32)
+            sizes = widths[tokens[:, 1:]]
+            rows["bytes"] = (sizes if self.stride else sizes * (weights > 0)).sum(1, dtype=np.int32)
         return rows
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -105,12 +106,11 @@ class TokenWindows(ByRows):
         first = np.searchsorted(self._bounds, starts, "right") - 1
         whole = starts + width <= self._bounds[first + 1]  # in one part
         if len(self.parts) == 1 and starts.size and whole.all():
-            return np.lib.stride_tricks.sliding_window_view(self.parts[0], width)[starts].astype(np.int32)
+            return _sliding(self.parts[0], width)[starts].astype(np.int32)
         out = np.zeros((len(starts), width), np.int32)
         for p in np.unique(first[whole]):
             mine = whole & (first == p)
-            view = np.lib.stride_tricks.sliding_window_view(self.parts[p], width)
-            out[mine] = view[starts[mine] - self._bounds[p]]
+            out[mine] = _sliding(self.parts[p], width)[starts[mine] - self._bounds[p]]
         for row in np.flatnonzero(~whole):  # across a border, or over the end
             at, p, filled = int(starts[row] - self._bounds[first[row]]), int(first[row]), 0
             while filled < width and p < len(self.parts):
@@ -118,6 +118,11 @@ class TokenWindows(ByRows):
                 out[row, filled : filled + len(piece)] = piece
                 at, p, filled = 0, p + 1, filled + len(piece)
         return out
+
+
+def _sliding(part: np.ndarray, width: int) -> np.ndarray:
+    """Every window of a part, without a copy: numpy's sliding_window_view, whose checks take longer than a batch."""
+    return np.ndarray((len(part) - width + 1, width), part.dtype, part, strides=part.strides * 2)
 
 
 def with_end(ids: np.ndarray, tokenizer: Tokenizer) -> np.ndarray:

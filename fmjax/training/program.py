@@ -17,7 +17,7 @@ from fmjax.core.errors import ConfigError
 from fmjax.core.nets import Net, Objective
 from fmjax.core.trees import flatten
 from fmjax.core.types import Batch, Mean, Tree
-from fmjax.sharding.mesh import replicated, row_sharding, row_shards
+from fmjax.sharding.mesh import put_rows, replicated, row_sharding, row_shards
 from fmjax.sharding.rules import shard_like, shard_params
 from fmjax.training.state import NOTHING, Merge, Split, State, begin, bind, divided, init_weights, replaced
 from fmjax.training.step import make_step
@@ -184,11 +184,7 @@ class Program:
 
     def put(self, batch: Mapping[str, np.ndarray]) -> Batch:
         """A host batch (this process's rows) as device arrays, rows split over the mesh."""
-        rows = row_sharding(self.mesh)
-        batch = on_device(batch)
-        if jax.process_count() == 1:
-            return jax.device_put(batch, rows)
-        return {k: jax.make_array_from_process_local_data(rows, v) for k, v in batch.items()}
+        return put_rows(self.mesh, on_device(batch))
 
     def local_rows(self, batch_size: int) -> slice:
         """The rows of a global batch that this process reads.
