@@ -55,13 +55,9 @@ class Choice:
           seen: above 0 for tokens that the row holds already; None punishes none.
         """
         self.fits(logits.shape[-1])
-        logits = logits.astype(jnp.float32)
-        if self.repetition_penalty != 1 and seen is not None:
-            less = jnp.where(logits > 0, logits / self.repetition_penalty, logits * self.repetition_penalty)
-            logits = jnp.where(seen > 0, less, logits)
+        logits = self._punished(logits, seen)
         if self.temperature == 0:
-            best = jnp.arange(logits.shape[-1]) == logits.argmax(-1)[:, None]
-            return jnp.where(best, 0.0, -jnp.inf)
+            return jnp.where(jnp.arange(logits.shape[-1]) == first_of_most(logits)[:, None], 0.0, -jnp.inf)
         logits = logits / self.temperature
         if self.top_k:
             floor = jax.lax.top_k(logits, self.top_k)[0][:, -1:]
@@ -85,10 +81,27 @@ class Choice:
         Raises:
           ConfigError: top_k is larger than the vocabulary.
         """
-        shaped = self.shaped(logits, seen)
         if self.temperature == 0:
-            return shaped.argmax(-1).astype(jnp.int32)
-        return jax.random.categorical(key, shaped, axis=-1).astype(jnp.int32)
+            self.fits(logits.shape[-1])
+            return first_of_most(self._punished(logits, seen))
+        return jax.random.categorical(key, self.shaped(logits, seen), axis=-1).astype(jnp.int32)
+
+    def _punished(self, logits: jax.Array, seen: jax.Array | None) -> Float[Array, "B V"]:
+        logits = logits.astype(jnp.float32)
+        if self.repetition_penalty == 1 or seen is None:
+            return logits
+        less = jnp.where(logits > 0, logits / self.repetition_penalty, logits * self.repetition_penalty)
+        return jnp.where(seen > 0, less, logits)
+
+
+def first_of_most(x: Float[Array, "B V"]) -> Int[Array, " B"]:
+    """Where each row is largest, the first place of several: an argmax in two sums that XLA's CPU compiler vectorises.
+
+    A row with NaN gives the last place.
+    """
+    size = x.shape[-1]
+    places = jnp.where(x == x.max(-1, keepdims=True), jnp.arange(size, dtype=jnp.int32), size - 1)
+    return places.min(-1)
 
 
 def count(seen: Int[Array, "B V"], tokens: Int[Array, "B T"], real: Int[Array, "B T"] | None = None) -> jax.Array:

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.core.config import did_you_mean
 from fmjax.core.errors import ConfigError
 from fmjax.nn import masks
-from fmjax.nn.cache import Kept, Places, remember
+from fmjax.nn.cache import Kept, Places, keep, kept_again, remember
 from fmjax.nn.linear import Linear, default_kernel
 from fmjax.nn.norm import RMSNormOne
 from fmjax.nn.position import Rotary, Rotary2d
@@ -289,7 +289,7 @@ class Attention(nn.Module):
             q_BTHK = norm(epsilon=self.eps, dtype=q_BTHK.dtype, name="query_norm")(q_BTHK)
         causal, window = self.causal, self.window
         if cache is not None and places is None:
-            k_BSGK, v_BSGK = cache["key"], cache["value"]
+            k_BSGK, v_BSGK = kept_again(cache)
         else:
             source = x if memory is None else memory
             k_BSGK, v_BSGK = project("key", G, source), project("value", G, source)
@@ -301,7 +301,7 @@ class Attention(nn.Module):
             k_BSGK, v_BSGK, cache, mask = remember(cache, k_BSGK, v_BSGK, places, window)
             causal, window = False, None  # the mask says it all
         elif memory is not None:
-            cache = {"key": k_BSGK, "value": v_BSGK}
+            cache = keep(k_BSGK, v_BSGK)
         if self.is_mutable_collection("intermediates") and not self.is_initializing():
             weights_BHTS = attention_weights(
                 q_BTHK, k_BSGK, mask, causal, bias=bias, window=window, softcap=self.softcap, scale=self.scale

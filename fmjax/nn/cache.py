@@ -3,6 +3,9 @@
 A cache of the whole model says which places are taken; each block keeps keys and values of them. A block with a window
 keeps only as many as it may look back at, in a ring. Rows of different lengths are padded in front: padding has
 segment 0, takes places but no positions, and is seen by nobody.
+
+Keys lie head by head, (B, G, L, K), as the products over them want them: turned around at every token, they took a
+third of its time.
 """
 
 from typing import Any, NamedTuple
@@ -14,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int
 from fmjax.nn import masks
 from fmjax.nn.linear import compute_dtype
 
-Kept = dict[str, jax.Array]  # {"key", "value"}: (B, L, G, K), or the last of L in a ring
+Kept = dict[str, jax.Array]  # {"key", "value"}: (B, G, L, K), or the last of L in a ring
 
 
 class Places(NamedTuple):
@@ -38,45 +41,55 @@ def empty(batch: int, length: int, groups: int, size: int, dtype: str | None, wi
       slack: how many places may be taken back again (speculative decoding); a ring has so many more.
     """
     room = length if window is None else min(length, window + slack)
-    zeros = jnp.zeros((batch, room, groups, size), compute_dtype(dtype))
+    zeros = jnp.zeros((batch, groups, room, size), compute_dtype(dtype))
     return {"key": zeros, "value": zeros}
+
+
+def keep(k_BSGK: Float[Array, "B S G K"], v_BSGK: Float[Array, "B S G K"]) -> Kept:
+    """Keys and values as a cache holds them."""
+    return {"key": k_BSGK.swapaxes(1, 2), "value": v_BSGK.swapaxes(1, 2)}
+
+
+def kept_again(kept: Kept) -> tuple[Float[Array, "B S G K"], Float[Array, "B S G K"]]:
+    """Keys and values as attention reads them."""
+    return kept["key"].swapaxes(1, 2), kept["value"].swapaxes(1, 2)
 
 
 def remember(
     kept: Kept, k_BTGK: Float[Array, "B T G K"], v_BTGK: Float[Array, "B T G K"], places: Places, window: int | None
 ) -> tuple[jax.Array, jax.Array, Kept, Bool[Array, "B 1 T S"]]:
     """(keys, values, what is kept, who of the new tokens sees which of the keys)."""
-    new, length, room = k_BTGK.shape[1], places.segments.shape[1], kept["key"].shape[1]
-    both = {"key": k_BTGK, "value": v_BTGK}
+    new, length, room = k_BTGK.shape[1], places.segments.shape[1], kept["key"].shape[2]
+    both = keep(k_BTGK, v_BTGK)
     queries = jax.lax.dynamic_slice_in_dim(places.segments, places.start, new, 1)
     if room == length:  # every place has its own slot
         write = jax.lax.dynamic_update_slice_in_dim
-        kept = {name: write(kept[name], x.astype(kept[name].dtype), places.start, 1) for name, x in both.items()}
+        kept = {name: write(kept[name], x.astype(kept[name].dtype), places.start, 2) for name, x in both.items()}
         mask = masks.behind(new, length, places.start)
         if places.ahead is not None:
             ahead = jnp.zeros(places.segments.shape, bool)
             mask = mask | write(ahead, places.ahead > 0, places.start, 1)[:, None, None]
         if window is not None:
             mask = mask & masks.near(new, length, window, places.start)
-        return kept["key"], kept["value"], kept, mask & masks.same_document(queries, places.segments)
+        return *kept_again(kept), kept, mask & masks.same_document(queries, places.segments)
     slots = jnp.arange(room)
     before = places.start - 1 - (places.start - 1 - slots) % room  # the place that each slot holds
     last = min(new, room)
     at = (places.start + jnp.arange(new)[-last:]) % room
-    after = {name: kept[name].at[:, at].set(x[:, -last:].astype(kept[name].dtype)) for name, x in both.items()}
+    after = {name: kept[name].at[:, :, at].set(x[:, :, -last:].astype(kept[name].dtype)) for name, x in both.items()}
     if new == 1:
         there = jnp.where(slots == at, places.start, before)
         keys = after
     else:  # the first new tokens still see what the last ones overwrite
         there = jnp.concatenate([before, places.start + jnp.arange(new)])
-        keys = {name: jnp.concatenate([kept[name], x.astype(kept[name].dtype)], 1) for name, x in both.items()}
+        keys = {name: jnp.concatenate([kept[name], x.astype(kept[name].dtype)], 2) for name, x in both.items()}
     distance = (places.start + jnp.arange(new))[:, None] - there
     mask = (distance >= 0)[None, None]
     if places.ahead is not None:
         mask = mask | jnp.pad(places.ahead > 0, ((0, 0), (len(there) - new, 0)))[:, None, None]
     mask = mask & ((jnp.abs(distance) < window) & (there >= 0))[None, None]
     segments = jnp.where(there >= 0, places.segments[:, jnp.maximum(there, 0)], 0)
-    return keys["key"], keys["value"], after, mask & masks.same_document(queries, segments)
+    return *kept_again(keys), after, mask & masks.same_document(queries, segments)
 
 
 def begin(batch: int, length: int, blocks: list, tokens: bool) -> dict[str, Any]:

@@ -124,7 +124,7 @@ def test_a_cache_gives_the_logits_of_the_whole_text(name):
 def test_a_window_bounds_what_is_kept_and_pieces_of_any_size_agree():
     n = net("window")
     cache = n.module.init_cache(2, 40, slack=2)
-    assert [block["own"]["key"].shape[1] for block in cache["blocks"]] == [6, 40]
+    assert [block["own"]["key"].shape[2] for block in cache["blocks"]] == [6, 40]
     tokens = np.random.default_rng(3).integers(0, V, (2, 30), dtype=np.int32)
     pieces, start = [], 0
     for size in (7, 1, 1, 3, 1, 7, 3, 7):

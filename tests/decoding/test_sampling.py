@@ -7,6 +7,7 @@ import pytest
 
 from fmjax.core.errors import ConfigError
 from fmjax.core.nets import Net
+from fmjax.decoding.choosing import first_of_most
 from fmjax.decoding.sampling import Sampler
 from fmjax.models.transformer import Decoder
 
@@ -26,6 +27,12 @@ def test_greedy_is_the_argmax_of_the_whole_forward_pass():
     text = np.concatenate([PROMPT, tokens], axis=1)
     logits = jax.jit(MODEL.apply)({"params": PARAMS}, text)
     np.testing.assert_array_equal(tokens, logits[:, 4:-1].argmax(-1))
+
+
+def test_of_several_that_are_largest_the_first_is_taken_as_by_argmax():
+    x = jax.random.randint(jax.random.key(0), (50, 7), -2, 2).astype(jnp.float32)
+    x = jnp.concatenate([x, jnp.full((1, 7), -jnp.inf), jnp.where(jnp.eye(7)[:1] > 0, jnp.inf, -jnp.inf)])
+    np.testing.assert_array_equal(first_of_most(x), x.argmax(-1))
 
 
 def test_the_seed_decides():

@@ -90,13 +90,11 @@ def test_gradients_of_every_backend_agree_and_a_blind_row_has_none(backend):
     np.testing.assert_array_equal(mine[0][1, -2:], 0)
 
 
-def test_fewer_queries_than_keys_stand_at_the_end():
+@pytest.mark.parametrize("backend", ["einsum", "blocks", "chunked"])
+def test_fewer_queries_than_keys_stand_at_the_end(backend):
     k, v = inputs(4)
-    for backend in ("einsum", "blocks", "chunked"):
-        whole = attend(Q_BTHK, k, v, causal=True, window=4, backend=backend)
-        np.testing.assert_allclose(
-            attend(Q_BTHK[:, 2:], k, v, causal=True, window=4, backend=backend), whole[:, 2:], atol=2e-6
-        )
+    attended = jax.jit(lambda q: attend(q, k, v, causal=True, window=4, backend=backend))
+    np.testing.assert_allclose(attended(Q_BTHK[:, 2:]), attended(Q_BTHK)[:, 2:], atol=2e-6)
 
 
 def test_the_chunked_backend_never_holds_all_scores(monkeypatch):
