@@ -32,7 +32,7 @@ from fmjax.training.policies import Log
 Size = Literal["full", "ranks", "rates", "smoke"]
 FOLDER = "$FMJAX_DATA/nlp/sst2_"
 LORA = {"adapt": low_rank.lora, "adapt.rank": 8, "adapt.alpha": 16.0}
-PEAKS = {"full": 2e-4, "lora": 2e-3, "head": 1e-3}
+PEAKS = {"full": 2e-4, "rank 1": 2e-3, "rank 8": 2e-3, "rank 64": 2e-3, "head": 1e-3}
 
 
 def get_config(size: Size = "full") -> ConfigDict:
@@ -83,13 +83,13 @@ def get_config(size: Size = "full") -> ConfigDict:
 
 def lora(rank: int) -> Change:
     """LoRA of a rank; alpha grows with it, so that the products are scaled alike."""
-    return {**LORA, "adapt.rank": rank, "adapt.alpha": 2.0 * rank, "optimizer.rate.peak": PEAKS["lora"]}
+    return {**LORA, "adapt.rank": rank, "adapt.alpha": 2.0 * rank}
 
 
 def get_study(size: Size = "full") -> Study:
     """Full fine-tuning beside LoRA; "ranks" beside three ranks and the head alone; "rates" chooses rates."""
     if size == "rates":
-        ways = {"full": ({}, (5e-5, 1e-4, 2e-4, 4e-4)), "lora": (lora(8), (5e-4, 1e-3, 2e-3, 4e-3))}
+        ways = {"full": ({}, (5e-5, 1e-4, 2e-4, 4e-4)), "rank 8": (lora(8), (5e-4, 1e-3, 2e-3, 4e-3))}
         ways |= {"rank 1": (lora(1), (1e-3, 2e-3, 4e-3)), "rank 64": (lora(64), (2.5e-4, 5e-4, 1e-3))}
         changes = {
             name: change
@@ -99,7 +99,9 @@ def get_study(size: Size = "full") -> Study:
         chosen = {"metric": "validation/accuracy", "choose": "validation/accuracy", "base": "full"}
         return Study("experiments/lora/study.py:rates", changes=changes, seeds=(0,), title="Which rates?", **chosen)
     ranks = {"full": (8,), "ranks": (1, 8, 64), "smoke": (1, 8)}[size]
-    changes = {"full": {}, **{f"LoRA rank {rank}": lora(rank) for rank in ranks}}
+    changes: dict[str, Change] = {"full": {}}
+    for rank in ranks:
+        changes[f"LoRA rank {rank}"] = {**lora(rank), "optimizer.rate.peak": PEAKS[f"rank {rank}"]}
     if size == "ranks":
         changes["head alone"] = {"adapt": parts.probe, "optimizer.rate.peak": PEAKS["head"]}
     return Study(
