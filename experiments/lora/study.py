@@ -31,7 +31,6 @@ from fmjax.training.policies import Log
 
 Size = Literal["full", "ranks", "rates", "smoke"]
 FOLDER = "$FMJAX_DATA/nlp/sst2_"
-LORA = {"adapt": low_rank.lora, "adapt.rank": 8, "adapt.alpha": 16.0}
 PEAKS = {"full": 2e-4, "rank 1": 2e-3, "rank 8": 2e-3, "rank 64": 2e-3, "head": 1e-3}
 
 
@@ -83,7 +82,7 @@ def get_config(size: Size = "full") -> ConfigDict:
 
 def lora(rank: int) -> Change:
     """LoRA of a rank; alpha grows with it, so that the products are scaled alike."""
-    return {**LORA, "adapt.rank": rank, "adapt.alpha": 2.0 * rank}
+    return {"adapt": low_rank.lora, "adapt.rank": rank, "adapt.alpha": 2.0 * rank}
 
 
 def get_study(size: Size = "full") -> Study:
