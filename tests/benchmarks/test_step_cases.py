@@ -3,10 +3,10 @@
 import dataclasses
 import re
 
+import apart
 import jax
 import numpy as np
 import pytest
-import apart
 import step_cases
 import step_ours
 import steps
