@@ -42,7 +42,7 @@ def test_documents_fill_packed_rows_and_padding_ends_padded_ones():
 
 def test_what_is_too_far_off_is_not_timed(monkeypatch, capsys):
     monkeypatch.setitem(attention.TOLERANCE, "float32", -1.0)
-    with pytest.raises(ConfigError, match="einsum is .* off the reference in float32 on plain rows"):
+    with pytest.raises(ConfigError, match=r"einsum is .* off the reference in float32 on plain rows"):
         attention.check("einsum", SHAPE, "plain", "float32")
 
 
