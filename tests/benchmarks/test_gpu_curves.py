@@ -1,5 +1,7 @@
 """Curves in two precisions and races to an accuracy: what is compared, and that the tools run at a small size."""
 
+import itertools
+
 import agreement
 import cifar
 import numpy as np
@@ -21,7 +23,7 @@ def test_every_token_is_one_that_may_follow_the_one_before():
     tokens = agreement.text(rng, following, 5, 20)
     assert tokens.shape == (5, 20)
     for row in tokens:
-        assert all(after in following[before] for before, after in zip(row, row[1:]))
+        assert all(after in following[before] for before, after in itertools.pairwise(row))
 
 
 @pytest.mark.nightly
