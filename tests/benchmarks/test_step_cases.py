@@ -21,7 +21,7 @@ CASES = step_cases.CASES
 
 @pytest.mark.parametrize("name", [pytest.param(k, marks=[pytest.mark.nightly] * case.gpu) for k, case in CASES.items()])
 def test_a_network_is_as_large_as_its_words_say_and_tells_its_flops(name):
-    case = CASES[name]
+    case = step_cases.changed(name, attention="auto")  # what is chosen for a GPU does not run here
     (batch, *_) = step_cases.batches(case, count=1)
     program = step_ours.program(case, batch)
     weights = count(program.abstract.params)
@@ -47,6 +47,23 @@ def test_what_is_of_a_size_for_a_gpu_takes_its_steps_here_at_a_small_one(name, r
     assert len(losses) == 2
     assert np.isfinite(losses).all()
     assert losses[0] != losses[1]
+
+
+@pytest.mark.parametrize("name", ["llama_05b_2048", "gpt_124m_2048", "bert_base_64"])
+def test_what_is_asked_of_fused_attention_on_a_gpu_it_can_do(name, monkeypatch):
+    assert CASES[name].attention == "cudnn"
+    case, seen = step_cases.changed(name, smoke=True, attention="xla"), []
+    real = jax.nn.dot_product_attention
+
+    def watched(q, k, v, bias=None, mask=None, **more):
+        seen.append(({str(x.dtype) for x in (q, k, v)}, bias, mask, more["local_window_size"]))
+        return real(q, k, v, bias, mask, **more)
+
+    monkeypatch.setattr(jax.nn, "dot_product_attention", watched)
+    program = step_ours.program(case, step_cases.batches(case, 1)[0], dtype="bfloat16")
+    assert "loss" in program.metric_names
+    assert seen
+    assert all(call == ({"bfloat16"}, None, None, None) for call in seen)
 
 
 def test_every_case_has_a_small_form_of_the_same_network_and_objective():
