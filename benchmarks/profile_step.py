@@ -73,10 +73,15 @@ def general(place: str) -> str:
 
 def own_times(events: Iterable[Mapping[str, Any]]) -> dict[str, Cost]:
     """{operation: milliseconds of its own in all, times it ran} of a trace's events."""
-    threads = defaultdict(list)
+    threads, streams = defaultdict(list), set()
     for event in events:
-        if event.get("ph") == "X" and "hlo_op" in event.get("args", {}):
-            threads[event["pid"], event["tid"]].append((event["ts"], -event["dur"], event["args"]["hlo_op"]))
+        place, told = (event.get("pid"), event.get("tid")), event.get("args", {})
+        if event.get("ph") == "X" and "hlo_op" in told:
+            threads[place].append((event["ts"], -event["dur"], told["hlo_op"]))
+        elif event.get("name") == "thread_name" and told.get("name", "").startswith("Stream"):
+            streams.add(place)
+    if streams:  # of a GPU; the trace tells what ran there a second time, by operation
+        threads = {place: ran for place, ran in threads.items() if place in streams}
     spent: dict[str, float] = defaultdict(float)
     count: dict[str, int] = defaultdict(int)
     for events_of_one in threads.values():

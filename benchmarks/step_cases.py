@@ -27,7 +27,7 @@ class Case:
       rate: of AdamW.
       large: 10M weights or more: beside the peer it is held against the machine's matrix products.
       resident: the examples lie on the device, as `resident=True` of a run's data puts them.
-      gpu: of a size for a GPU, and only measured there.
+      gpu: of a size for a GPU, and only measured there; the batches lie on it before a step is timed.
       remat: what fmjax computes again in the backward pass, see nn/stack.py.
       checkpointing: whether the peer computes every block again in the backward pass.
       attention: fmjax's backend, see nn/attention.py.
@@ -151,12 +151,12 @@ CASES = {
     ),
     "vit_b16": Case(
         "ViT-B/16, batch 128 of 224 x 224",
-        "vit_base_patch16_224", {}, "images", 128, 224, channels=3, steps=10, resident=True,
+        "vit_base_patch16_224", {}, "images", 128, 224, channels=3, steps=10,
         **{**GPU, "attention": "auto"},  # 197 tokens
     ),
     "resnet50": Case(
         "ResNet-50, batch 256 of 224 x 224",
-        "resnet50", {}, "images", 256, 224, channels=3, steps=10, resident=True, **{**GPU, "attention": "auto"},
+        "resnet50", {}, "images", 256, 224, channels=3, steps=10, **{**GPU, "attention": "auto"},
     ),
 }  # fmt: skip
 

@@ -41,6 +41,13 @@ def test_what_holds_others_is_only_told_its_own_time_and_threads_do_not_mix():
     assert profile_step.OTHERS in lines[1]
 
 
+def test_of_a_gpu_only_its_streams_count():
+    named = [("Stream #7(Compute)", 1), ("XLA Ops", 2)]
+    names = [{"ph": "M", "pid": 1, "tid": i, "name": "thread_name", "args": {"name": name}} for name, i in named]
+    events = [event("dot.1", 0, 1000, thread=1), event("dot.1", 0, 1000, thread=2)]
+    assert profile_step.own_times([*events, *names]) == {"dot.1": Cost(1.0, 1)}
+
+
 def test_the_products_of_a_step_are_found_with_their_places():
     seconds, found = profile_step.profile("mlp", steps=2)
     assert seconds > 0
