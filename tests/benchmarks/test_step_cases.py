@@ -87,7 +87,8 @@ def test_only_what_is_given_is_changed():
 
 
 def test_batches_are_the_same_each_time_and_differ_from_one_another():
-    for case in CASES.values():
+    for name in CASES:
+        case = step_cases.changed(name, rows=2)
         first, second = step_cases.batches(case, 2), step_cases.batches(case, 2)
         jax.tree.map(np.testing.assert_array_equal, first, second)
         word = "image" if case.batch == "images" else "tokens"
