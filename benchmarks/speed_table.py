@@ -45,6 +45,10 @@ class Goal:
 
 # The first that matches counts; a row without one is there to be known.
 GOALS = (
+    Goal(r"mfu_llama_\w+_2048_bfloat16_gpu", 0.5, "least"),
+    Goal(r"cifar_94_gpu", 2.6, "most"),
+    Goal(r"cifar_94_accuracy_gpu", 0.94, "least"),
+    Goal(r"decode_\w+_gpu", 1.0),
     Goal(r"step_\w+", 1.0),
     Goal(r"ceiling_\w+", 0.75, "least"),
     Goal(r"decode_\w+", 0.5),
@@ -54,7 +58,11 @@ GOALS = (
     Goal(r"host_share_\w+", 0.01, "most"),
     Goal(r"checkpoint_stall_share", 0.05, "most"),
 )
+GPU = "GPU"
+NOTHING = "Nothing was measured on a GPU: no row of one is there. benchmarks/gpu/NOTES.md says what is ready to be run."
+# A row is in the first section that matches.
 SECTIONS = {
+    GPU: r"\w+_gpu",
     "Training steps": r"(step|ceiling)_\w+",
     "Evaluation": r"evaluate_\w+",
     "Decoding": r"decode_\w+",
@@ -105,14 +113,20 @@ def missed(row: Row) -> float | None:
 def table(rows: Sequence[Row]) -> str:
     """The rows by section, each a line of Markdown; their notes below."""
     lines = []
-    for title, pattern in SECTIONS.items():
-        here = [row for row in rows if re.fullmatch(pattern, row["name"])]
+    for title in (*(title for title in SECTIONS if title != GPU), GPU):
+        here = [row for row in rows if section(row) == title]
         if not here:
+            lines += [f"## {GPU}", "", NOTHING, ""] * (title == GPU)
             continue
         lines += [f"## {title}", "", "| row | what | unit | ours | peer | ratio | goal | | date |", "| --- " * 9 + "|"]
         lines += [line(row) for row in here]
         lines += ["", *(note(row) for row in here), ""]
     return "\n".join([*machines(rows), "", *lines]).rstrip()
+
+
+def section(row: Row) -> str | None:
+    """Where a row is told."""
+    return next((title for title, pattern in SECTIONS.items() if re.fullmatch(pattern, row["name"])), None)
 
 
 def line(row: Row) -> str:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -10,11 +11,14 @@ import numpy as np
 import step_cases
 from step_cases import Batch, Case
 
+from fmjax import pretrained
+from fmjax.core.config import build
 from fmjax.core.nets import Objective
 from fmjax.core.types import Tree
 from fmjax.data import pipeline
 from fmjax.data.source import InMemory
-from fmjax.models import bert, convnet, gpt2, mlp, rnn, t5
+from fmjax.interop import timm
+from fmjax.models import bert, convnet, gpt2, llama, mlp, rnn, t5
 from fmjax.objectives import language, masked, sequence, supervised
 from fmjax.optim import optimizers
 from fmjax.sharding.mesh import make_mesh
@@ -24,15 +28,23 @@ from fmjax.training.program import Program
 
 def module(case: Case, dtype: str | None = None) -> nn.Module:
     """The network of a case, of fmjax's models."""
-    make, names = NETWORKS[case.network]
-    sizes = {ours: case.options[theirs] for theirs, ours in names.items()}
-    return make(**sizes, dtype=dtype)
+    if case.library == "timm":
+        made = build(timm.KNOWN[case.network].describe(case.network, case.options)).clone(dtype=dtype)
+    else:
+        make, names = NETWORKS[case.network]
+        made = make(**{ours: case.options[theirs] for theirs, ours in names.items()}, dtype=dtype)
+    changes = {"attention": (case.attention, "auto"), "remat": (case.remat, "none")}
+    return made.clone(**{field: value for field, (value, usual) in changes.items() if value != usual})
 
 
 _GPT2 = {"vocab_size": "vocab", "n_positions": "length", "n_embd": "width", "n_layer": "depth", "n_head": "heads"}
 _BERT = {
     "vocab_size": "vocab", "hidden_size": "width", "num_hidden_layers": "depth", "num_attention_heads": "heads",
     "intermediate_size": "inner", "max_position_embeddings": "length",
+}  # fmt: skip
+_LLAMA = {
+    "vocab_size": "vocab", "hidden_size": "width", "num_hidden_layers": "depth", "num_attention_heads": "heads",
+    "num_key_value_heads": "groups", "intermediate_size": "inner", "tie_word_embeddings": "tied",
 }  # fmt: skip
 _T5 = {
     "vocab_size": "vocab", "d_model": "width", "d_kv": "head_size", "d_ff": "inner", "num_layers": "depth",
@@ -42,6 +54,10 @@ _T5 = {
 
 def _bert(**sizes: Any) -> nn.Module:
     return bert.bert_base(**sizes, pairs=False, dropout=0.0, attention_dropout=0.0)
+
+
+def _llama(**sizes: Any) -> nn.Module:
+    return llama.llama(**sizes, eps=1e-6)  # which transformers has unless it is told
 
 
 def _t5(width: int, **sizes: Any) -> nn.Module:
@@ -59,6 +75,7 @@ def _convnet(**sizes: Any) -> nn.Module:
 NETWORKS: dict[str, tuple[Callable[..., nn.Module], dict[str, str]]] = {
     "GPT2LMHeadModel": (gpt2.gpt2, _GPT2),
     "BertForMaskedLM": (_bert, _BERT),
+    "LlamaForCausalLM": (_llama, _LLAMA),
     "T5ForConditionalGeneration": (_t5, _T5),
     "lstm": (_lstm, {"vocab_size": "vocab", "width": "width", "depth": "depth"}),
     "mlp": (mlp.MLP, {}),
@@ -75,6 +92,14 @@ def objective(case: Case) -> Objective:
         "images": supervised.Classify,
     }
     return kinds[case.batch]()
+
+
+def initial(case: Case, folder: Path) -> Any:
+    """The weights that PyTorch's side kept in a folder."""
+    if case.library != "torch":
+        return pretrained.weights(path=str(folder))
+    with np.load(folder / step_cases.TENSORS) as tensors:
+        return Tensors(case.network, dict(tensors))
 
 
 def program(case: Case, example: Batch, initial: Any = None, dtype: str | None = None) -> Program:
@@ -108,13 +133,15 @@ def step(case: Case, made: Program, given: Sequence[Batch]) -> Callable[[], list
     taken = 0
 
     def streamed() -> list[float]:
-        """A batch put on the device each step; results are waited for once, at the end."""
+        """A batch put on the device each step, unless they lie there; results are waited for once, at the end."""
         nonlocal taken
         if not held:
             held.update(step=made.compile(), state=made.begin())
+            held["placed"] = [made.put(batch) for batch in given] if case.gpu else []
         told = []
         for _ in range(case.steps):
-            batch = made.put(given[taken % len(given)])
+            k = taken % len(given)
+            batch = held["placed"][k] if held["placed"] else made.put(given[k])
             held["state"], packed = held["step"](held["state"], batch)
             told.append(packed)
             taken += 1

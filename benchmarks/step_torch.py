@@ -1,12 +1,15 @@
 """PyTorch's side of benchmarks/steps.py: the same networks, as its users write or load them. Imports no jax."""
 
+import copy
 import os
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from step_cases import IGNORED, Batch, Case
+from step_cases import IGNORED, TENSORS, Batch, Case
+from turns import timed
 
 from fmjax.core.errors import extra
 
@@ -19,17 +22,51 @@ def network(case: Case, device: str = "cpu") -> Any:
     torch.manual_seed(0)
     if case.network in OWN:
         return OWN[case.network](torch, case).train().to(device)
+    with torch.device(device):  # made where it is used: on a CPU alone, large ones take long
+        model = _timm(torch, case) if case.library == "timm" else _transformers(torch, case)
+    if case.checkpointing:
+        (model.set_grad_checkpointing if case.library == "timm" else model.gradient_checkpointing_enable)()
+    return model.train().to(device)
+
+
+def _timm(torch: Any, case: Case) -> Any:
+    return extra("timm", "oracle").create_model(case.network, **case.options).to(memory_format=torch.channels_last)
+
+
+def _transformers(torch: Any, case: Case) -> Any:
     transformers = extra("transformers", "oracle")
     kind = getattr(transformers, case.network)
-    return kind(kind.config_class(**case.options)).train().to(device)
+    model = kind(kind.config_class(**case.options))
+    if case.gpu and case.batch == "next":
+        # transformers makes a mask under torch.compile before torch 2.14, which keeps fused attention from being used.
+        transformers.AttentionInterface.register("causal", _causal)
+        model.set_attn_implementation("causal")
+    return model
+
+
+def _causal(module: Any, q: Any, k: Any, v: Any, mask: Any, scaling: float | None = None, **_: Any) -> tuple[Any, None]:
+    """Attention of whole sequences, which need no mask but the causal one."""
+    torch = extra("torch", "oracle")
+    out = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scaling)
+    return out.transpose(1, 2).contiguous(), None
 
 
 def save(case: Case, model: Any, folder: Path) -> dict[str, np.ndarray]:
-    """Write a model of transformers into `folder`; the tensors of another are returned instead."""
-    if case.network not in OWN:
+    """Write a model of transformers or timm into `folder`; the tensors of another are returned instead."""
+    if case.library == "timm":
+        plain = copy.deepcopy(model).to(memory_format=extra("torch", "oracle").contiguous_format)
+        extra("timm", "oracle").models.save_for_hf(plain, folder, safe_serialization=True)
+        return {}
+    if case.library == "transformers":
         model.save_pretrained(folder)
         return {}
     return {name: tensor.detach().cpu().numpy().copy() for name, tensor in model.state_dict().items()}
+
+
+def keep(case: Case, model: Any, folder: Path) -> None:
+    """Write a model into `folder` whatever it is of, for another process to read."""
+    if tensors := save(case, model, folder):
+        np.savez(folder / TENSORS, **tensors)
 
 
 def step(
@@ -80,6 +117,17 @@ def step(
         return torch.stack([one() for _ in range(case.steps)]).float().tolist()  # waits once a turn
 
     return many
+
+
+def matmul_rate(device: str, precision: str, size: int, seconds: float = 1.0) -> float:
+    """Measured FLOP/s of square products: the best of several."""
+    torch = extra("torch", "oracle")
+    x = torch.ones(size, size, dtype=getattr(torch, precision), device=device)
+    wait = torch.cuda.synchronize if device == "cuda" else lambda: None
+    best, end = float("inf"), time.perf_counter() + seconds
+    while time.perf_counter() < end:
+        best = min(best, timed(lambda: (x @ x, wait()))[0])
+    return 2 * size**3 / best
 
 
 def evaluate(case: Case, model: Any, given: Sequence[Batch], compiled: bool = False) -> Callable[[], float]:
@@ -176,4 +224,4 @@ OWN = {"lstm": _lstm, "mlp": _mlp, "convnet": _convnet}
 
 def packages(case: Case) -> tuple[str, ...]:
     """What the other side of a case is made of."""
-    return ("torch",) if case.network in OWN else ("transformers", "torch")
+    return ("torch",) if case.library == "torch" else (case.library, "torch")

@@ -7,22 +7,27 @@ its baseline is the faster of the peers. All sides say the losses of every step,
 weights or more also has the row `ceiling_NAME`: the share of the machine's square matrix products in the same
 precision, the best of the two libraries measured in the same run. Needs the extra `oracle`.
 
-`--device=gpu --precision=bfloat16` does the same on one GPU, with cases of a size for it (PyTorch under autocast), and
-writes rows of other names. That has not been run on a GPU yet.
+`--device=gpu --precision=bfloat16` does the same on one GPU, with cases of a size for it (PyTorch under autocast), each
+side in processes of its own that take turns (benchmarks/apart.py), beside `torch.compile`. The rows have other names:
+`step_NAME_bfloat16_gpu` says throughput, model FLOPs utilisation, memory and compilation in its note, and
+`mfu_NAME_bfloat16_gpu` is the utilisation of the data sheet's peak with causal attention. That has not been run on a
+GPU yet. `--smoke` tries any case on any machine in seconds, and writes nothing.
 """
 
 import dataclasses
+import math
 import os
 import statistics
 import sys
 import tempfile
-import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import apart
 import step_torch
 import turns
-from step_cases import CASES, Case, batches
+from step_cases import CASES, Case, batches, changed
 
 from fmjax import results
 from fmjax.core.errors import ConfigError, exits, extra
@@ -35,10 +40,12 @@ class Place:
     Attributes:
       device: cpu or gpu.
       precision: float32, or bfloat16 with weights in float32.
+      changes: fields of the case that are not as usual.
     """
 
     device: str = "cpu"
     precision: str = "float32"
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def half(self) -> bool:
@@ -56,12 +63,14 @@ class Place:
 
     def row(self, name: str) -> str:
         """The name of a row here."""
-        return "_".join([name, *[self.precision] * self.half, *["gpu"] * (self.device == "gpu")])
+        changed = [f"{field}_{value}".lower() for field, value in self.changes.items()]
+        return "_".join([name, *changed, *[self.precision] * self.half, *["gpu"] * (self.device == "gpu")])
 
     def command(self, name: str) -> str:
         """What measures it."""
         flags = [f"--device={self.device}"] if self.device != "cpu" else []
         flags += [f"--precision={self.precision}"] if self.half else []
+        flags += [f"--{field}" if value is True else f"--{field}={value}" for field, value in self.changes.items()]
         return " ".join(["python benchmarks/steps.py", name, *flags])
 
     def check(self) -> None:
@@ -82,11 +91,12 @@ class Place:
 
 
 CPU = Place()
+CHECKED = 12  # steps whose losses must agree on a GPU; later ones are told, for bfloat16 learns by heart in its own way
 
 
-def measure(name: str, repeats: int, compiled: bool, write: bool, place: Place = CPU) -> None:
+def measure(name: str, repeats: int, compiled: bool, write: bool, place: Place = CPU, smoke: bool = False) -> None:
     """One step, in turns; its rows."""
-    case = CASES[name]
+    case = changed(name, smoke, **place.changes)
     place.check()
     extra("torch", "oracle").set_num_threads(len(os.sched_getaffinity(0)))
     ways, program = sides(case, compiled, place)
@@ -106,7 +116,7 @@ def measure(name: str, repeats: int, compiled: bool, write: bool, place: Place =
             note=note,
             **shared,
         )
-    if not case.large:
+    if not case.large or smoke:
         return
     shares, note = ceiling(case, program, found.seconds[turns.OURS], place)
     print(f"{name}: {statistics.median(shares):.1%} of the ceiling; {note}", flush=True)
@@ -139,14 +149,11 @@ def same_weights(case: Case, place: Place = CPU) -> Any:
     """The program that begins with the weights of PyTorch's network."""
     import step_ours
 
-    from fmjax import pretrained
-
     with tempfile.TemporaryDirectory() as folder:
-        tensors = step_torch.save(case, step_torch.network(case), Path(folder))
-        initial = step_ours.Tensors(case.network, tensors) if tensors else pretrained.weights(path=folder)
+        step_torch.keep(case, step_torch.network(case), Path(folder))
         dtype = place.precision if place.half else None
-        program = step_ours.program(case, batches(case, 1)[0], initial, dtype)
-        _ = program.given  # read before the folder goes
+        program = step_ours.program(case, batches(case, 1)[0], step_ours.initial(case, Path(folder)), dtype)
+        _ = program.given, program.given_mutable  # read before the folder goes
     return program
 
 
@@ -155,29 +162,70 @@ def ceiling(case: Case, program: Any, seconds: list[float], place: Place = CPU) 
     import step_ours
 
     from fmjax.plan import matmul_rate
-    from fmjax.sharding.devices import peak_flops
 
-    size, flops, peak = place.product, step_ours.flops(case, program), peak_flops(place.precision)
-    rates = {turns.OURS: matmul_rate(place.precision, size, 1.0), "PyTorch": torch_matmul_rate(place)}
+    size, flops = place.product, step_ours.flops(case, program)
+    rates = {turns.OURS: matmul_rate(place.precision, size, 1.0)}
+    rates["PyTorch"] = step_torch.matmul_rate("cpu", place.precision, size)
     told = turns.words({way: rate / 1e9 for way, rate in rates.items()}, "GFLOP/s")
     note = f"{flops / 1e9:,.1f} GFLOP a step; products of {size} x {size}: {told}; the larger is the ceiling"
-    if peak:
-        used = flops / statistics.median(seconds) / peak
-        half = used * step_ours.flops(case, program, causal=True) / flops
-        note += f"; model FLOPs utilisation, of the data sheet's peak: {used:.1%}, {half:.1%} with causal attention"
     return [flops / s / max(rates.values()) for s in seconds], note
 
 
-def torch_matmul_rate(place: Place = CPU, seconds: float = 1.0) -> float:
-    """Measured FLOP/s of PyTorch's square products: the best of several."""
-    torch = extra("torch", "oracle")
-    on_gpu = place.device == "gpu"
-    x = torch.ones(place.product, place.product, dtype=getattr(torch, place.precision))
-    x, wait = x.to("cuda" if on_gpu else "cpu"), torch.cuda.synchronize if on_gpu else lambda: None
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        best = min(best, turns.timed(lambda: (x @ x, wait()))[0])
-    return 2 * place.product**3 / best
+def measure_apart(name: str, repeats: int, rounds: int, compiled: bool, write: bool, place: Place, smoke: bool) -> None:
+    """One step on a GPU, each side with the device for itself; its rows."""
+    job = apart.Job(
+        name, turns.OURS, "", repeats, place.device, place.precision, 256 if smoke else place.product, smoke,
+        dict(place.changes),
+    )  # fmt: skip
+    found, told = apart.take(job, rounds, apart.COMPILED if compiled else apart.EAGER)
+    losses = {way: turns.flat(said) for way, said in found.said.items()}
+    count = len(losses[turns.OURS])
+    same = f"losses from {losses[turns.OURS][0]:.3f} to {losses[turns.OURS][-1]:.3f}, " + ", ".join(
+        f"of {n} steps within {turns.compare(name, {way: x[:n] for way, x in losses.items()}, math.inf):.0e}"
+        for n in sorted({min(CHECKED, count), count})
+    )
+    found, case = found.per(job.case.steps), job.case
+    used, note = usage(case, found, told)
+    note = f"{note}; {turns.told(found)} ({case.steps} steps a call, {rounds} processes of each side); {same}"
+    print(f"{name}: {note}", flush=True)  # before they are compared: time on a GPU is dear
+    turns.compare(name, {way: x[:CHECKED] for way, x in losses.items()}, place.tolerance)
+    if not write or smoke or place.device == "cpu":  # rows of a CPU are measured in one process
+        return
+    import jax  # noqa: F401  it tells the row which device this is
+
+    ours, base = found.seconds[turns.OURS], turns.baseline(found, *step_torch.packages(case))
+    shared = {"command": place.command(name), "repeats": len(ours), "note": note}
+    task = f"training step of {case.words}, {place.precision}, AdamW"
+    results.write_row(
+        place.row(f"step_{name}"), task=task, metric="seconds", values=ours, baseline=base, **shared
+    )  # fmt: skip
+    if used[turns.OURS]:
+        task = f"{task}: model FLOPs utilisation, causal attention"
+        results.write_row(place.row(f"mfu_{name}"), task=task, metric="share", values=used[turns.OURS], **shared)
+
+
+def usage(case: Case, found: turns.Turns, told: Mapping[str, apart.Told]) -> tuple[dict[str, list[float]], str]:
+    """({way: model FLOPs utilisation of every step, causal}, the words of a note); empty lists without a known peak."""
+    facts, medians = told[turns.OURS].facts, found.medians
+    units, unit = (case.tokens, "tokens/s") if case.tokens else (case.rows, "images/s")
+    words = [turns.words({way: units / s for way, s in medians.items()}, unit)]
+    peak, used = facts["peak_flops"], {way: [] for way in medians}
+    if peak:
+        used = {way: [facts["causal"] / s / peak for s in seconds] for way, seconds in found.seconds.items()}
+        whole, half = (turns.words({w: 100 * facts[k] / s / peak for w, s in medians.items()}, "%")
+                       for k in ("flops", "causal"))  # fmt: skip
+        attention = " (full attention counted)" if facts["flops"] != facts["causal"] else ""
+        words.append(f"model FLOPs utilisation of {peak / 1e12:,.0f} TFLOP/s: {whole}{attention}, {half} (causal)")
+    rates = {way: one.rate / 1e12 for way, one in told.items()}
+    best = facts["flops"] / medians[turns.OURS] / 1e12 / max(rates.values())
+    words.append(f"{facts['flops'] / 1e12:,.3f} TFLOP a step, {best:.1%} of the best square matrix product "
+                 f"({turns.words(rates, 'TFLOP/s')})")  # fmt: skip
+    if all(one.peak is not None for one in told.values()):
+        words.append(f"peak memory {turns.words({way: one.peak / 2**30 for way, one in told.items()}, 'GiB')}")
+    words.append(f"compilation and start {turns.words({way: found.first[way] - medians[way] for way in told})}")
+    again = "with" if case.checkpointing else "without"
+    words.append(f"fmjax with attention={case.attention!r}, remat={case.remat!r}, the peer {again} recomputing")
+    return used, "; ".join(words)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -186,13 +234,28 @@ def main(argv: list[str] | None = None) -> int:
         **turns.EAGER,
         "--device": {"choices": ("cpu", "gpu"), "default": "cpu"},
         "--precision": {"choices": ("float32", "bfloat16"), "default": "float32"},
+        "--rounds": {"type": int, "default": 2, "help": "processes of each side, where each has the device for itself"},
+        "--smoke": {"action": "store_true", "help": "try the cases at a small size, and write no rows"},
+        "--apart": {"action": "store_true", "help": "give each side processes of its own on a CPU too; no rows"},
+        "--rows": {"type": int, "help": "of a batch"},
+        "--remat": {"choices": ("none", "full", "dots", "dots_no_batch"), "help": "what fmjax computes again"},
+        "--checkpointing": {"action": "store_true", "default": None, "help": "let the peer compute blocks again"},
+        "--attention": {"help": "fmjax's backend, see fmjax/nn/attention.py"},
     }
     args = turns.arguments(argv, main.__doc__, CASES, without="all of the device", more=more)
-    place = Place(args.device, args.precision)
-    if args.device == "gpu":
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # the other library needs memory too
-    names = args.names or [name for name, case in CASES.items() if case.gpu == (args.device == "gpu")]
-    return turns.each(names, lambda name: measure(name, args.repeats, not args.eager, not args.print, place))
+    changes = {field: getattr(args, field) for field in ("rows", "remat", "checkpointing", "attention")}
+    place = Place(args.device, args.precision, {k: v for k, v in changes.items() if v is not None})
+    on_gpu, write = args.device == "gpu", not args.print and not args.smoke
+    if on_gpu:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # this process only asks which device it is
+    names = args.names or [name for name, case in CASES.items() if case.gpu == on_gpu]
+
+    def one(name: str) -> None:
+        if on_gpu or args.apart:
+            return measure_apart(name, args.repeats, args.rounds, not args.eager, write, place, args.smoke)
+        return measure(name, args.repeats, not args.eager, write, place, args.smoke)
+
+    return turns.each(names, one)
 
 
 if __name__ == "__main__":

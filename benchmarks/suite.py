@@ -2,7 +2,8 @@
 
 Each writes its rows; then benchmarks/RESULTS.md and the README's table are written anew. A tool that fails does not
 stop the others: the command says so at the end and exits with 1. Let nothing else run on the machine. Needs the extra
-`oracle` and the data of $FMJAX_DATA; takes more than an hour on two CPU cores.
+`oracle` and the data of $FMJAX_DATA; takes more than an hour on two CPU cores. What is measured on a GPU is run by
+benchmarks/gpu/run.py.
 """
 
 import argparse

@@ -3,4 +3,5 @@
 import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+HERE = Path(__file__).resolve().parents[2] / "benchmarks"
+sys.path += [str(HERE), str(HERE / "gpu")]

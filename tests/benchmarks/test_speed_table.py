@@ -76,6 +76,19 @@ def test_only_what_lies_between_the_markers_is_written_and_a_miss_without_a_reas
         speed_table.main([*command, "--check"])
 
 
+def test_rows_of_a_gpu_have_a_section_of_their_own_which_says_when_it_is_empty(tmp_path):
+    here = row(tmp_path, "step_a", [1.0], peer=2.0)
+    assert speed_table.table([here]).endswith(f"## GPU\n\n{speed_table.NOTHING}")
+    there = row(tmp_path, "step_a_bfloat16_gpu", [1.0], peer=2.0)
+    share = row(tmp_path, "mfu_llama_05b_2048_bfloat16_gpu", [0.4], "share")
+    first, second = speed_table.table([here, there, share]).split("## GPU")
+    assert "| `step_a` |" in first
+    assert "gpu` |" not in first
+    assert "`step_a_bfloat16_gpu`" in second
+    assert "**missed by 20%**" in second
+    assert speed_table.NOTHING not in second
+
+
 def test_a_page_without_markers_is_refused(tmp_path):
     page = tmp_path / "RESULTS.md"
     page.write_text(f"{speed_table.END}\n{speed_table.BEGIN}\n")

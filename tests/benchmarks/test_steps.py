@@ -13,7 +13,7 @@ pytest.importorskip("transformers")
 import evaluation  # noqa: E402
 import steps  # noqa: E402
 import turns  # noqa: E402
-from step_cases import CASES  # noqa: E402
+from step_cases import CASES, changed  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch and transformers warn of what is theirs
 SMALL = {
@@ -35,13 +35,18 @@ def small(name):
     return dataclasses.replace(case, options=options, rows=2, length=length, steps=3, rate=1e-2)
 
 
-@pytest.mark.parametrize("name", SMALL)
+# Of a size for a GPU, tried at a small one: attention, layouts and recomputing are those that are measured there.
+TRIED = {"llama_05b_2048": {"checkpointing": True}, "gpt_124m_2048": {"remat": "dots"}, "vit_b16": {}}
+
+
+@pytest.mark.parametrize("name", [*SMALL, *TRIED, pytest.param("resnet50", marks=pytest.mark.nightly)])
 def test_both_sides_train_alike(name):
-    case = small(name)
+    case = small(name) if name in SMALL else changed(name, smoke=True, steps=3, **TRIED.get(name, {}))
     ways, program = steps.sides(case, compiled=False)
     found = turns.take(ways, 1)
     losses = {way: turns.flat(said) for way, said in found.said.items()}
-    assert "losses of 6 steps" in turns.compare_losses(name, losses, 1e-3)
+    tolerance = 1e-2 if name == "resnet50" else 1e-3  # AdamW divides by batch norm's smallest gradients
+    assert "losses of 6 steps" in turns.compare_losses(name, losses, tolerance)
     program.check(steps.batches(case)[0])
 
 
