@@ -67,7 +67,7 @@ class Case:
 
 def _gpt2(vocab: int, length: int, width: int, depth: int, heads: int) -> dict[str, Any]:
     sizes = {"vocab_size": vocab, "n_positions": length, "n_embd": width, "n_layer": depth, "n_head": heads}
-    return {**sizes, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
+    return {**sizes, "use_cache": False, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0}
 
 
 def _llama(length: int, width: int, depth: int, heads: int, inner: int) -> dict[str, Any]:
@@ -83,7 +83,7 @@ BERT = dict(
 )  # fmt: skip
 T5 = dict(
     vocab_size=32128, d_model=512, d_kv=64, d_ff=2048, num_layers=6, num_heads=8, dropout_rate=0.0,
-    decoder_start_token_id=0,
+    decoder_start_token_id=0, use_cache=False,
 )  # fmt: skip
 # Those for a GPU use fused attention, which needs no mask here; their rows are planned for 80 GB, not measured.
 GPU = dict(rate=1e-4, large=True, gpu=True, attention="cudnn")
@@ -123,11 +123,11 @@ CASES = {
     ),
     "gpt_124m_2048": Case(
         "GPT-2 of 124M weights, batch 16 x 2048",
-        "GPT2LMHeadModel", {**_gpt2(50257, 2048, 768, 12, 12), "use_cache": False}, "next", 16, 2048, steps=5, **GPU,
+        "GPT2LMHeadModel", _gpt2(50257, 2048, 768, 12, 12), "next", 16, 2048, steps=5, **GPU,
     ),
     "gpt_774m_2048": Case(
         "GPT-2 of 774M weights, batch 4 x 2048",
-        "GPT2LMHeadModel", {**_gpt2(50257, 2048, 1280, 36, 20), "use_cache": False}, "next", 4, 2048, steps=3, **GPU,
+        "GPT2LMHeadModel", _gpt2(50257, 2048, 1280, 36, 20), "next", 4, 2048, steps=3, **GPU,
     ),
     "llama_05b_2048": Case(
         "Llama of 551M weights (16 blocks, width 1536), batch 16 x 2048",

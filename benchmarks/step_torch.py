@@ -37,7 +37,7 @@ def _transformers(torch: Any, case: Case) -> Any:
     transformers = extra("transformers", "oracle")
     kind = getattr(transformers, case.network)
     model = kind(kind.config_class(**case.options))
-    if case.gpu and case.batch == "next":
+    if case.batch == "next":
         # transformers makes a mask under torch.compile before torch 2.14, which keeps fused attention from being used.
         transformers.AttentionInterface.register("causal", _causal)
         model.set_attn_implementation("causal")
