@@ -30,7 +30,7 @@ from fmjax.training.policies import Log
 
 Size = Literal["full", "ranks", "rates", "smoke"]
 FOLDER = "$FMJAX_DATA/nlp/sst2_"
-PEAKS = {"full": 2e-4, "rank 1": 2e-3, "rank 8": 2e-3, "rank 64": 5e-4, "head": 1e-3}
+PEAKS = {"full": 2e-4, "rank 1": 4e-3, "rank 8": 2e-3, "rank 64": 5e-4, "head": 1e-3}
 
 
 def get_config(size: Size = "full") -> ConfigDict:
