@@ -11,6 +11,7 @@ import resource
 import statistics
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,9 @@ def measure(parts: Any, steps: int, began: float | None = None, warm: int = 3) -
         intervals += [(now - mark) / len(digests)] * len(digests)
         mark = now
     jax.block_until_ready(packed)
-    feed.close()
     seconds = statistics.mean(intervals)
+    share = None if resident else _host_share(program, feed, state, step, seconds)
+    feed.close()
     flops, tokens = flops_per_step(program), tokens_of(program.example)
     if program.objective.changes():
         flops = None
@@ -98,7 +100,7 @@ def measure(parts: Any, steps: int, began: float | None = None, warm: int = 3) -
         "tokens_per_second": data.batch_size * tokens / seconds if tokens else None,
         "compile_seconds": feed.compiled.seconds,
         "first_step_seconds": first,
-        "host_share": None if resident else _host_share(program, feed, state, seconds),
+        "host_share": share,
         "flops_per_step": flops,
         "mfu": rate / peak if rate and peak else None,
         "of_matmul_rate": rate / matmul_rate(dtype, 2048, 1.0) if rate else None,
@@ -109,18 +111,37 @@ def measure(parts: Any, steps: int, began: float | None = None, warm: int = 3) -
     }
 
 
-def _host_share(program: Any, feed: Any, state: Any, seconds: float, repeats: int = 10) -> float:
-    """The part of a step's time that the compiled step, given its batch again and again, does not need."""
+def _host_share(program: Any, feed: Any, state: Any, step: int, seconds: float, rounds: int = 7) -> float:
+    """The part of a step's time that the compiled step, given its batch again and again, does not need.
+
+    Both ways take turns of half a second, so that a machine that slows down slows down both; the median over turns.
+    """
+    batch, held, steps = program.put(program.example), {"state": state, "step": step}, max(2, int(0.5 / seconds))
+
+    def alone() -> Any:
+        held["state"], packed = feed.compiled(held["state"], batch)
+        return packed
+
+    def whole() -> Any:
+        held["state"], packed, digests = feed.advance(held["state"], held["step"], held["step"], 1)
+        held["step"] += len(digests)
+        return packed
+
+    pairs = [(_seconds_each(alone, steps), _seconds_each(whole, steps)) for _ in range(rounds)]
+    return statistics.median(1 - least / all_of_it for least, all_of_it in pairs)
+
+
+def _seconds_each(take: Callable[[], Any], steps: int) -> float:
+    """Seconds a step, waiting for the one before, as the loop does."""
     import jax
 
-    batch = program.put(program.example)
-    state, packed = feed.compiled(state, batch)
-    jax.block_until_ready(packed)
-    began = time.perf_counter()
-    for _ in range(repeats):
-        state, packed = feed.compiled(state, batch)
-    jax.block_until_ready(packed)
-    return 1 - (time.perf_counter() - began) / repeats / seconds
+    began, pending = time.perf_counter(), []
+    for _ in range(steps):
+        pending.append(take())
+        if len(pending) > 1:
+            jax.block_until_ready(pending.pop(0))
+    jax.block_until_ready(pending)
+    return (time.perf_counter() - began) / steps
 
 
 def _peak_memory() -> int:
