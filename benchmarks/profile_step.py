@@ -1,9 +1,10 @@
 """What a training step spends its time on: `python benchmarks/profile_step.py NAME [--top=N]` prints the costliest ops.
 
-Takes steps of a case of benchmarks/steps.py under JAX's profiler, on the device that jax has, and adds up the time of
-every operation of the compiled step: those of one kind, with the same result and from the same place of the network,
-are one line, whichever block they belong to. Time is an operation's own, without that of operations inside it, and
-summed over threads and streams, so that the sum can exceed the step's seconds where they overlap. Writes no rows.
+Takes steps of a case of benchmarks/steps.py or vision_steps.py (these need the extra `oracle`) under JAX's profiler, on
+the device that jax has, and adds up the time of every operation of the compiled step: those of one kind, with the same
+result and from the same place of the network, are one line, whichever block they belong to. Time is an operation's own,
+without that of operations inside it, and summed over threads and streams, so that the sum can exceed the step's seconds
+where they overlap. Writes no rows.
 """
 
 import gzip
@@ -21,6 +22,7 @@ import jax
 import step_cases
 import step_ours
 import turns
+import vision_steps
 from step_cases import CASES
 
 from fmjax.core.errors import ConfigError, exits
@@ -127,9 +129,7 @@ def profile(name: str, steps: int, dtype: str | None = None) -> tuple[float, dic
     Raises:
       ConfigError: the profiler saw no operations.
     """
-    case = CASES[name]
-    (batch,) = step_cases.batches(case, 1)
-    program = step_ours.program(case, batch, dtype=dtype)
+    program, batch = _program(name, dtype)
     step, state, on_device = program.compile(), program.begin(), program.put(batch)
     for _ in range(2):
         state, told = step(state, on_device)
@@ -147,6 +147,17 @@ def profile(name: str, steps: int, dtype: str | None = None) -> tuple[float, dic
     return seconds, grouped(times, kinds(step.executable.as_text()), steps)
 
 
+def _program(name: str, dtype: str | None) -> tuple[Any, Any]:
+    if name in CASES:
+        (batch,) = step_cases.batches(CASES[name], 1)
+        return step_ours.program(CASES[name], batch, dtype=dtype), batch
+    if dtype:
+        raise ConfigError(f"{name} is float32 only: leave --precision out, or profile vit_b16 or resnet50")
+    with tempfile.TemporaryDirectory() as folder:
+        _, images, labels = vision_steps.prepared(name, folder)
+        return vision_steps.our_program(folder, images, labels)
+
+
 def _events(path: Path) -> list[dict[str, Any]]:
     with gzip.open(path, "rt", encoding="utf-8") as file:
         return json.load(file)["traceEvents"]
@@ -158,7 +169,8 @@ def main(argv: list[str] | None = None) -> int:
         "--top": {"type": int, "default": 20, "help": "kinds of operations that are told"},
         "--precision": {"choices": ("float32", "bfloat16"), "default": "float32"},
     }
-    args = turns.arguments(argv, main.__doc__, CASES, 4, "steps", "gpt_10m", more)
+    names = [*CASES, *vision_steps.CASES]
+    args = turns.arguments(argv, main.__doc__, names, 4, "steps", "gpt_10m", more)
     dtype = args.precision if args.precision != "float32" else None
 
     def show(name: str) -> None:

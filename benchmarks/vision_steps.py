@@ -63,15 +63,7 @@ def torch_step(
 
 def our_step(folder: str, images: np.ndarray, labels: np.ndarray) -> Callable[[], float]:
     """What takes a step here, compiled when first called, and returns the loss before it."""
-    batch = {"image": images, "label": labels, "valid": np.ones(len(images), np.float32)}
-    program = Program(
-        modules={"model": timm.load(folder)[0]},
-        objective=supervised.Classify(),
-        optimizers={"model": optimizers.sgd(rate=RATE, momentum=MOMENTUM)},
-        mesh=make_mesh({"data": 1}, jax.devices()[:1]),
-        example=batch,
-        initial=pretrained.weights(path=folder),
-    )
+    program, batch = our_program(folder, images, labels)
     on_device, made = program.put(batch), {"state": program.begin()}
 
     def step() -> float:
@@ -83,22 +75,44 @@ def our_step(folder: str, images: np.ndarray, labels: np.ndarray) -> Callable[[]
     return step
 
 
-def measure(name: str, repeats: int, compiled: bool, write: bool) -> None:
-    """One model, in turns; a row with the median ratio.
+def our_program(folder: str, images: np.ndarray, labels: np.ndarray) -> tuple[Program, dict[str, np.ndarray]]:
+    """(the program that begins with the weights of a folder, its batch)."""
+    batch = {"image": images, "label": labels, "valid": np.ones(len(images), np.float32)}
+    program = Program(
+        modules={"model": timm.load(folder)[0]},
+        objective=supervised.Classify(),
+        optimizers={"model": optimizers.sgd(rate=RATE, momentum=MOMENTUM)},
+        mesh=make_mesh({"data": 1}, jax.devices()[:1]),
+        example=batch,
+        initial=pretrained.weights(path=folder),
+    )
+    _ = program.given, program.given_mutable  # read before the folder goes
+    return program, batch
 
-    Raises:
-      ConfigError: the losses of the sides disagree.
-    """
+
+def prepared(name: str, folder: str) -> tuple[Any, np.ndarray, np.ndarray]:
+    """(timm's model, which is written into `folder`, images, labels)."""
     torch, library = extra("torch", "oracle"), extra("timm", "oracle")
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
     torch.manual_seed(0)
     architecture, rows = CASES[name]
     rng = np.random.default_rng(0)
     images = rng.standard_normal((rows, 224, 224, 3)).astype(np.float32)
     labels = rng.integers(0, 1000, rows).astype(np.int32)
     model = library.create_model(architecture)
+    library.models.save_for_hf(model, folder, safe_serialization=True)
+    return model, images, labels
+
+
+def measure(name: str, repeats: int, compiled: bool, write: bool) -> None:
+    """One model, in turns; a row with the median ratio.
+
+    Raises:
+      ConfigError: the losses of the sides disagree.
+    """
+    extra("torch", "oracle").set_num_threads(len(os.sched_getaffinity(0)))
+    rows = CASES[name][1]
     with tempfile.TemporaryDirectory() as folder:
-        library.models.save_for_hf(model, folder, safe_serialization=True)
+        model, images, labels = prepared(name, folder)
         ways = {"fmjax": our_step(folder, images, labels), "timm": torch_step(model, images, labels)}
     ways["timm, channels last"] = torch_step(model, images, labels, last=True)
     if compiled:

@@ -43,18 +43,6 @@ def encode(tree: Tree) -> tuple[dict[str, Any], dict[str, dict]]:
     return arrays, leaves
 
 
-def on_host(arrays: Mapping[str, Any]) -> dict[str, np.ndarray] | None:
-    """Views of arrays that all lie whole in the memory of this process; None where one does not.
-
-    They stay what they are when the arrays are donated: jax then copies what a view still holds.
-    """
-    whole = [
-        not isinstance(x, jax.Array) or (len(x.devices()) == 1 and all(d.platform == "cpu" for d in x.devices()))
-        for x in arrays.values()
-    ]
-    return {name: np.asarray(x) for name, x in arrays.items()} if all(whole) and jax.process_count() == 1 else None
-
-
 def describe(name: str, leaf: Any) -> dict[str, Any]:
     """{"shape", "dtype"} of an array, an abstract array or a number."""
     if not hasattr(leaf, "dtype"):

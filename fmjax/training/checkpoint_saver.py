@@ -43,18 +43,13 @@ class Saver:
                 partial.mkdir(parents=True)
             arrays, leaves = arrays_io.encode(tree)
             digests = digest.start(arrays)
-            held = arrays_io.on_host(arrays)
-            if held is None:
-                self._write(partial, arrays)
+            self._write(partial, arrays)
         except BaseException:
             self._abandon(partial)
             raise
 
         def finish() -> None:
             try:
-                if held is not None:
-                    self._write(partial, held)
-                    held.clear()
                 if self._orbax is not None:
                     self._orbax.wait_until_finished()
                 for name, value in digests().items():

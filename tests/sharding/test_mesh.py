@@ -1,11 +1,12 @@
 """The mesh: sizes multiply to the devices, and what does not fit is said in one line."""
 
 import jax
+import numpy as np
 import pytest
 
 from fmjax.core.errors import ConfigError
 from fmjax.sharding.devices import PEAKS, memory_bytes, peak_flops
-from fmjax.sharding.mesh import AXES, make_mesh, replicated, row_sharding, row_shards
+from fmjax.sharding.mesh import AXES, make_mesh, put_rows, replicated, row_sharding, row_shards
 
 ONE = jax.devices()[:1]
 
@@ -18,6 +19,17 @@ def test_every_axis_is_there_and_one_fills_up():
     assert row_sharding(mesh).spec == jax.sharding.PartitionSpec(("data", "fsdp"))
     assert replicated(mesh).is_fully_replicated
     assert set(mesh.axis_types) == {jax.sharding.AxisType.Auto}
+
+
+def test_a_batch_on_the_device_is_what_it_was_whatever_becomes_of_the_arrays_it_came_from():
+    room = np.zeros(4096 + 64, np.uint8)
+    aligned = room[-room.ctypes.data % 64 :][:4096].view(np.float32).reshape(32, 32)  # which jax could use in place
+    batch = {"x": aligned, "label": np.arange(32, dtype=np.int32)}
+    there = put_rows(make_mesh({"data": 1}, ONE), batch)
+    aligned += 1
+    np.testing.assert_array_equal(there["x"], aligned - 1)
+    np.testing.assert_array_equal(there["label"], batch["label"])
+    assert {x.sharding.spec for x in there.values()} == {row_sharding(make_mesh({"data": 1}, ONE)).spec}
 
 
 @pytest.mark.parametrize(("shape", "said"), [
