@@ -1,9 +1,9 @@
 """Memory of a training step beside PyTorch: `python benchmarks/memory.py [NAME ...]`, each side in its own processes.
 
-The steps are those of benchmarks/steps.py, with fresh weights. A process imports its library, makes weights and
-optimizer, takes a few steps, and says the most memory it ever had, its library and, on fmjax's side, the compiler
-included. PyTorch is eager, whose processes are the smaller ones. Writes the rows memory_NAME, in MiB. Needs
-the extra `oracle`.
+The steps are those of benchmarks/steps.py, and of the two networks of vision_steps.py under AdamW, with fresh weights.
+A process imports its library, makes weights and optimizer, takes a few steps, and says the most memory it ever had, its
+library and, on fmjax's side, the compiler included. PyTorch is eager, whose processes are the smaller ones. Writes the
+rows memory_NAME, in MiB. Needs the extra `oracle`.
 """
 
 import os
@@ -15,13 +15,17 @@ from collections.abc import Callable
 import step_cases
 import step_torch
 import turns
-from step_cases import CASES
+from step_cases import Case
 
 from fmjax import results
 from fmjax.bench import own_peak
 from fmjax.core.errors import ConfigError, exits, extra
 
 STEPS = 3
+CASES = step_cases.CASES | {
+    "resnet18": Case("ResNet-18, batch 8 of 224 x 224", "resnet18", {}, "images", 8, 224, channels=3),
+    "vit_s16": Case("ViT-S/16, batch 4 of 224 x 224", "vit_small_patch16_224", {}, "images", 4, 224, channels=3),
+}
 
 
 def fmjax_steps(name: str) -> None:

@@ -76,7 +76,7 @@ def _llama(length: int, width: int, depth: int, heads: int, inner: int) -> dict[
     return {**sizes, **more, "num_key_value_heads": heads}
 
 
-TIMM = ("vit_base_patch16_224", "resnet50")
+TIMM = ("vit_base_patch16_224", "vit_small_patch16_224", "resnet50", "resnet18")
 BERT = dict(
     vocab_size=30522, hidden_size=768, num_hidden_layers=12, num_attention_heads=12, intermediate_size=3072,
     max_position_embeddings=512, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
