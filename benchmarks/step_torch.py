@@ -2,14 +2,13 @@
 
 import copy
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from step_cases import IGNORED, TENSORS, Batch, Case
-from turns import timed
+from turns import quickest
 
 from fmjax.core.errors import extra
 
@@ -124,10 +123,7 @@ def matmul_rate(device: str, precision: str, size: int, seconds: float = 1.0) ->
     torch = extra("torch", "oracle")
     x = torch.ones(size, size, dtype=getattr(torch, precision), device=device)
     wait = torch.cuda.synchronize if device == "cuda" else lambda: None
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        best = min(best, timed(lambda: (x @ x, wait()))[0])
-    return 2 * size**3 / best
+    return 2 * size**3 / quickest(lambda: (x @ x, wait()), seconds)
 
 
 def evaluate(case: Case, model: Any, given: Sequence[Batch], compiled: bool = False) -> Callable[[], float]:

@@ -11,7 +11,6 @@ rows. Not run on a GPU yet; `--smoke` takes the cases' small sizes.
 
 import statistics
 import sys
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,6 +23,7 @@ import step_ours
 import turns
 
 from fmjax.core.errors import exits
+from fmjax.core.trees import nbytes
 from fmjax.plan import matmul_rate
 from fmjax.sharding.devices import peak_flops
 
@@ -52,13 +52,13 @@ def copy_rate(size: int, seconds: float = 1.0) -> float:
     """Measured bytes a second, read and written, of adding one to `size` numbers: the best of several."""
     x = jnp.zeros(size, jnp.float32)
     add = jax.jit(lambda x: x + 1, donate_argnums=0)
-    x = jax.block_until_ready(add(x))
-    best, end = float("inf"), time.perf_counter() + seconds
-    while time.perf_counter() < end:
-        began = time.perf_counter()
+
+    def once() -> None:
+        nonlocal x
         x = jax.block_until_ready(add(x))
-        best = min(best, time.perf_counter() - began)
-    return 2 * x.nbytes / best
+
+    once()  # compiles
+    return 2 * x.nbytes / turns.quickest(once, seconds)
 
 
 def measured(product: int, copied: int, seconds: float = 1.0) -> Device:
@@ -69,8 +69,7 @@ def measured(product: int, copied: int, seconds: float = 1.0) -> Device:
 
 def held_bytes(tree: Any) -> int:
     """Bytes of all arrays, or of their shapes."""
-    leaves = (x for x in jax.tree.leaves(tree) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key))
-    return sum(x.size * x.dtype.itemsize for x in leaves)
+    return nbytes([x for x in jax.tree.leaves(tree) if not jnp.issubdtype(x.dtype, jax.dtypes.prng_key)])
 
 
 def floor_of(flops: float, program: Any, device: Device, precision: str) -> Floor:

@@ -159,7 +159,7 @@ def _in_blocks(
     for begin in range(0, T, size):
         start, end = S - T + begin, min(begin + size, T)  # `start`: the place of its first query among the keys
         first = 0 if window is None else max(0, start - window + 1)
-        at, keys = slice(begin, end), slice(first, S - T + end if S >= T else S)
+        at, keys = slice(begin, end), slice(first, S - T + end)
         m, b = (None if x is None else x[:, :, at, keys] for x in (mask, bias))
         own = None if key is None else jax.random.fold_in(key, begin)
         outs.append(_attend(

@@ -118,12 +118,7 @@ def _(primals: tuple, tangents: tuple) -> tuple:
     """XLA's CPU gradient of a maximum over windows searches each of them again; this one remembers which was it."""
     (tiles,), (moved,) = primals, tangents
     h, w = tiles.shape[2], tiles.shape[4]
-    largest = tiles[:, :, 0, :, 0]
-    which = jnp.zeros(largest.shape, jnp.int16)
-    for i in range(1, h * w):
-        here = tiles[:, :, i // w, :, i % w]
-        which = jnp.where(here > largest, jnp.int16(i), which)
-        largest = jnp.maximum(largest, here)
+    largest, which = _first_of_largest([tiles[:, :, i // w, :, i % w] for i in range(h * w)], jnp.int16)
     places = jnp.arange(h * w, dtype=jnp.int16).reshape(1, 1, h, 1, w, 1)
     chosen = which[:, :, None, :, None] == places
     return largest, jnp.where(chosen, moved, 0).sum((2, 4))
@@ -140,13 +135,19 @@ def _max_of_windows(
 def _(window: tuple[int, int], strides: tuple[int, int], pads: Pads, primals: tuple, tangents: tuple) -> tuple:
     """As for tiles: XLA would search every window again, with the place of each number beside it."""
     (x,), (moved,) = primals, tangents
-    largest, *others = _places(x, window, strides, pads, _least(x))
-    which = jnp.zeros(largest.shape, jnp.int8)
-    for i, here in enumerate(others, 1):
-        which = jnp.where(here > largest, jnp.int8(i), which)
-        largest = jnp.maximum(largest, here)
+    largest, which = _first_of_largest(_places(x, window, strides, pads, _least(x)), jnp.int8)
     chosen = [jnp.where(which == i, m, 0) for i, m in enumerate(_places(moved, window, strides, pads, 0))]
     return largest, sum(chosen[1:], chosen[0])
+
+
+def _first_of_largest(places: list[jax.Array], dtype: type) -> tuple[jax.Array, jax.Array]:
+    """The largest of arrays, number by number, and which of them was the first to have it."""
+    largest, *others = places
+    which = jnp.zeros(largest.shape, dtype)
+    for i, here in enumerate(others, 1):
+        which = jnp.where(here > largest, dtype(i), which)
+        largest = jnp.maximum(largest, here)
+    return largest, which
 
 
 def _places(

@@ -118,13 +118,13 @@ def test_a_backend_that_cannot_is_refused():
     assert choose("auto", {"mask", "softcap"}, "gpu") == "einsum"
 
 
-@pytest.mark.parametrize("causal", [False, True])
-def test_dropped_weights_keep_the_mean(causal):
+@pytest.mark.parametrize(("causal", "off", "spread"), [(False, 0.08, 0.05), (True, 0.1, 0.01)])
+def test_dropped_weights_keep_the_mean(causal, off, spread):
     k, v = inputs(4)
     once = jax.jit(lambda key: attend(Q_BTHK, k, v, causal=causal, dropout=0.5, key=key))
     outs = jax.vmap(once)(jax.random.split(jax.random.key(1), 4000))
-    np.testing.assert_allclose(outs.mean(0), attend(Q_BTHK, k, v, causal=causal), atol=0.1)
-    assert outs.std(0).min() > 0.01
+    np.testing.assert_allclose(outs.mean(0), attend(Q_BTHK, k, v, causal=causal), atol=off)
+    assert outs.std(0).min() > spread
 
 
 def test_blocks_of_a_causal_sequence_leave_out_the_keys_that_they_do_not_see(monkeypatch):
